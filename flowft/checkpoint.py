@@ -1,0 +1,83 @@
+"""One file per checkpoint: written whole or not at all, loaded without executing anything from it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flowft.errors import CheckpointError
+
+FORMAT = 1
+
+
+def folder() -> Path:
+    """`checkpoints/` of the working folder, or $FLOWFT_CHECKPOINTS."""
+    return Path(os.environ.get("FLOWFT_CHECKPOINTS", "checkpoints"))
+
+
+def find(name_or_path: str) -> Path:
+    """`can.pt` or `can`: as given, else inside `checkpoints/`."""
+    given = Path(name_or_path)
+    candidates = [given, folder() / given, folder() / f"{name_or_path}.pt"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    there = ", ".join(sorted(p.name for p in folder().glob("*.pt"))) or "none yet"
+    raise CheckpointError(f"no checkpoint {name_or_path!r} here or in {folder()}/ (there: {there})", "flowft pretrain --dataset scripted/lift")
+
+
+def save(path: Path, kind: str, content: Mapping[str, Any]) -> None:
+    """Write `content` (tensors and plain values, numpy converted) to `path` through a temporary file and a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(plain({"format": FORMAT, "kind": kind, **content}), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a file that `save` wrote. `weights_only=True`: nothing in it is executed."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no file {path}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise CheckpointError(f"{path} is not a flowft checkpoint, or it is damaged: {reason}") from error
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        found = content.get("kind", "another program's file") if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path} holds {found}, not a flowft {kind}")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {content.get('format')}; this flowft reads format {FORMAT}", "pip install --upgrade flowft")
+    return content
+
+
+def plain(value: Any) -> Any:
+    """Only what `weights_only=True` accepts: numpy becomes tensors or Python numbers, paths become text."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,1 @@
+"""Demonstrations in, batches of action chunks out."""

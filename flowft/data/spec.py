@@ -1,0 +1,155 @@
+"""The shapes of everything, drawn once.
+
+    Episode   observations {part: (T or T+1, size)}   actions (T, A) in the environment's units   rewards (T,)
+    Dataset   episodes, the Spec they share, and the environment they came from
+    Spec      observation parts in order -> one vector (D,); action bounds -> the unit box [-1, 1]^A
+    Batch     what `algo.update` takes: B chunks of h actions, flat observations, unit actions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flowft.errors import DataError
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a policy sees and what it commands: names, order, sizes and bounds."""
+
+    parts: tuple[tuple[str, int], ...]  # observation parts in order, e.g. (("robot0_eef_pos", 3), …)
+    action_low: tuple[float, ...]  # environment units
+    action_high: tuple[float, ...]
+
+    @property
+    def observation_dim(self) -> int:
+        return sum(size for _, size in self.parts)
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_low)
+
+    def flatten(self, observation: Mapping[str, Any]) -> Array:
+        """Named parts, each (..., size), as one float32 vector (..., D) in this spec's order."""
+        missing = [name for name, _ in self.parts if name not in observation]
+        if missing:
+            raise DataError(f"the observation lacks {', '.join(missing)} (it has: {', '.join(observation)})")
+        return np.concatenate([np.asarray(observation[name], dtype=np.float32) for name, _ in self.parts], axis=-1)
+
+    def to_unit(self, actions: npt.ArrayLike) -> Array:
+        """Environment units (..., A) to [-1, 1]. A bound of exactly ±1 leaves values as they are."""
+        low, high = self._bounds()
+        unit = (np.asarray(actions, dtype=np.float32) - low) * (2 / (high - low)) - 1
+        return np.where((low == -1) & (high == 1), np.asarray(actions, dtype=np.float32), unit).astype(np.float32)
+
+    def from_unit(self, unit: npt.ArrayLike) -> Array:
+        """[-1, 1] (..., A) to environment units; the inverse of `to_unit`."""
+        low, high = self._bounds()
+        value = np.asarray(unit, dtype=np.float32)
+        return np.where((low == -1) & (high == 1), value, low + (value + 1) * (high - low) / 2).astype(np.float32)
+
+    def _bounds(self) -> tuple[Array, Array]:
+        return np.asarray(self.action_low, dtype=np.float32), np.asarray(self.action_high, dtype=np.float32)
+
+    def differences(self, other: Spec) -> list[str]:
+        """What differs in `other`, in words; empty when a policy for one can run on the other."""
+        out: list[str] = []
+        if self.observation_dim != other.observation_dim:
+            out.append(f"{self.observation_dim} observation values against {other.observation_dim}")
+        mine, theirs = dict(self.parts), dict(other.parts)
+        for name in [*mine, *(n for n in theirs if n not in mine)]:
+            if mine.get(name) != theirs.get(name):
+                out.append(f"{name}: {mine.get(name, 'absent')} against {theirs.get(name, 'absent')}")
+        if not out and [n for n, _ in self.parts] != [n for n, _ in other.parts]:
+            out.append(f"order of parts {[n for n, _ in self.parts]} against {[n for n, _ in other.parts]}")
+        if self.action_dim != other.action_dim:
+            out.append(f"{self.action_dim} action values against {other.action_dim}")
+        elif not (np.allclose(self.action_low, other.action_low, atol=1e-5) and np.allclose(self.action_high, other.action_high, atol=1e-5)):
+            out.append(f"action bounds {self.action_low}…{self.action_high} against {other.action_low}…{other.action_high}")
+        return out
+
+    def to_tree(self) -> dict[str, Any]:
+        return {"parts": [[n, s] for n, s in self.parts], "action_low": list(self.action_low), "action_high": list(self.action_high)}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Spec:
+        parts = tuple((str(n), int(s)) for n, s in tree["parts"])
+        return cls(parts, tuple(float(v) for v in tree["action_low"]), tuple(float(v) for v in tree["action_high"]))
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Which simulator, exactly: enough to build it again from a checkpoint."""
+
+    family: str  # registry name of the environment family, e.g. "robosuite"
+    id: str  # e.g. "Lift", "AdroitHandDoor-v1", "cube-single-play-singletask-v0"
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # plain values, handed to the family's `make`
+    max_steps: int | None = None  # truncation, in environment steps; None: the environment's own limit
+    observation: tuple[str, ...] = ()  # wanted observation parts in order; empty: the family's usual ones
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the packages that the data were made with
+
+    def to_tree(self) -> dict[str, Any]:
+        return {
+            "family": self.family, "id": self.id, "kwargs": dict(self.kwargs), "max_steps": self.max_steps,
+            "observation": list(self.observation), "versions": dict(self.versions),
+        }  # fmt: skip
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> EnvSpec:
+        return cls(**{**tree, "observation": tuple(tree["observation"])})
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration or one live episode, in the environment's units."""
+
+    name: str  # its place in the file, e.g. "data/demo_3"
+    observations: Mapping[str, npt.NDArray[Any]]  # part -> (T+1, size); (T, size) when the last state was not stored
+    actions: npt.NDArray[Any]  # (T, A)
+    rewards: npt.NDArray[Any]  # (T,) for the state after the action
+    terminated: bool  # True: the last action reached a terminal state; False: the episode was cut there (truncated)
+    success: bool | None = None  # None: the data do not say
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Episodes that share a Spec."""
+
+    id: str  # as the user named it
+    source: str  # registry name of the source
+    format: str  # the layout in words, e.g. "robomimic HDF5"
+    path: str
+    hash: str  # sha256 of the file (of all files, for a folder)
+    spec: Spec
+    env: EnvSpec | None
+    episodes: Sequence[Episode]
+    notes: tuple[str, ...] = ()  # what the reader should know, e.g. "clipped 12 actions", "made with robosuite 1.4.1"
+
+    @property
+    def steps(self) -> int:
+        return sum(len(episode) for episode in self.episodes)
+
+
+class Batch(NamedTuple):
+    """B chunks of h actions. Steps past an episode's end are padding: `valid` is 0 there, rewards are 0."""
+
+    observation: torch.Tensor  # (B, D)
+    action: torch.Tensor  # (B, h, A) in [-1, 1]; padding repeats the last real action
+    valid: torch.Tensor  # (B, h) 1.0 for a real action, 0.0 for padding
+    reward: torch.Tensor  # (B, h) after the reward transform
+    length: torch.Tensor  # (B,) float, number of real actions n <= h
+    next_observation: torch.Tensor  # (B, D) the state after the last real action
+    terminated: torch.Tensor  # (B,) 1.0 where that state is terminal (no bootstrap); truncation is 0.0
+    complete: torch.Tensor  # (B,) 1.0 where the chunk may train the critic: all h steps real, or terminal at its end
+    offline: torch.Tensor  # (B,) 1.0 where the chunk is a demonstration's

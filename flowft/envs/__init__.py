@@ -1,0 +1,1 @@
+"""Simulators, one file per family, behind the Gymnasium API."""

@@ -1,0 +1,1 @@
+"""Flow policies: velocity networks, the rollout, and what is needed to act."""

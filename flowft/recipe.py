@@ -1,0 +1,189 @@
+"""Recipes: nested plain mappings (YAML, `--set a.b=v`) turned into frozen dataclasses, once, with types checked.
+
+A recipe holds only what differs from the defaults. Config dataclasses live beside the code that they configure; this
+module knows none of them. It coerces by the dataclass's annotation (PyYAML reads `3e-4` as text and `on` as a bool).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from flowft.errors import UsageError, did_you_mean
+
+T = TypeVar("T")
+Tree = dict[str, Any]
+
+
+def read(name_or_path: str, home: Path | None = None) -> Tree:
+    """A recipe by path (`my.yaml`) or by name (`scripted/lift`, looked up in `recipes/` and then inside the package)."""
+    candidates = [Path(name_or_path)] + [root / f"{name_or_path.removesuffix('.yaml')}.yaml" for root in recipe_folders(home)]
+    for path in candidates:
+        if path.is_file():
+            try:
+                tree = yaml.safe_load(path.read_text()) or {}
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+            if not isinstance(tree, dict):
+                raise UsageError(f"{path} holds {type(tree).__name__}, not a mapping of settings")
+            return tree
+    raise UsageError(f"no recipe {name_or_path!r}{did_you_mean(name_or_path, available(home))}")
+
+
+def available(home: Path | None = None) -> list[str]:
+    """Names of all recipes that `read` finds without a path."""
+    found = {str(p.relative_to(root).with_suffix("")) for root in recipe_folders(home) if root.is_dir() for p in root.rglob("*.yaml")}
+    return sorted(found)
+
+
+def recipe_folders(home: Path | None = None) -> list[Path]:
+    """Where recipes lie: the working folder's `recipes/`, a checkout's, and the copy inside an installed wheel."""
+    package = Path(__file__).parent
+    return [(home or Path.cwd()) / "recipes", package.parent / "recipes", package / "_recipes"]
+
+
+def merge(*trees: Mapping[str, Any]) -> Tree:
+    """Later trees win; mappings are merged key by key."""
+    out: Tree = {}
+    for tree in trees:
+        for key, value in tree.items():
+            both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+            out[key] = merge(out[key], value) if both else (merge(value) if isinstance(value, Mapping) else value)
+    return out
+
+
+def from_assignments(assignments: typing.Iterable[str]) -> Tree:
+    """`["finetune.beta=10", "policy.network=flow_t"]` as a tree."""
+    tree: Tree = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip("."):
+            raise UsageError(f"--set {text!r} is not of the form section.key=value", "--set finetune.beta=10")
+        leaf: Any = yaml.safe_load(value) if value else None
+        for part in reversed(key.split(".")):
+            leaf = {part: leaf}
+        tree = merge(tree, leaf)
+    return tree
+
+
+def build(config: type[T], tree: Mapping[str, Any], where: str) -> T:
+    """The dataclass `config` from `tree`. Unknown keys and wrong types are errors that name `where.key`."""
+    fields = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    for key in tree:
+        if key not in fields:
+            raise UsageError(f"unknown setting {_at(where, key)!r}{did_you_mean(str(key), fields)}")
+    hints = typing.get_type_hints(config)
+    values = {key: coerce(hints[key], value, _at(where, key)) for key, value in tree.items()}
+    try:
+        return config(**values)
+    except (ValueError, TypeError) as error:  # a dataclass's own __post_init__ check
+        raise UsageError(f"{where}: {error}") from error
+
+
+def split(configs: Mapping[str, type[Any]], tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """One section of a recipe that configures several dataclasses (a loop and its algorithm): each takes its own keys."""
+    owner = {f.name: name for name, config in configs.items() for f in dataclasses.fields(config)}
+    parts: dict[str, Tree] = {name: {} for name in configs}
+    for key, value in tree.items():
+        if key not in owner:
+            raise UsageError(f"unknown setting {_at(where, key)!r}{did_you_mean(str(key), owner)}")
+        parts[owner[key]][key] = value
+    return {name: build(config, parts[name], where) for name, config in configs.items()}
+
+
+def coerce(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind` (int, float, bool, str, tuple, Literal, Optional, a nested dataclass), or an error that names `where`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        options = [option for option in arguments if option is not type(None)]
+        for option in options:
+            try:
+                return coerce(option, value, where)
+            except UsageError:
+                if option is options[-1]:
+                    raise
+    if origin is typing.Literal:
+        text = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        if text in arguments:
+            return text
+        raise UsageError(f"{where} is {value!r}{did_you_mean(str(value), map(str, arguments))}")
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UsageError(f"{where} is {value!r}, not a list", f"--set {where}=[…]")
+        each = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(each) != len(value):
+            raise UsageError(f"{where} has {len(value)} values, not {len(each)}: {value!r}")
+        return tuple(coerce(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(each, value, strict=True)))
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where} is {value!r}, not a section of settings")
+        return build(kind, value, where)
+    if origin is dict or kind is dict:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where} is {value!r}, not a section of settings")
+        return dict(value)
+    return _scalar(kind, value, where)
+
+
+def to_tree(config: Any) -> Tree:
+    """A dataclass as plain values again (tuples become lists), for checkpoints and run folders."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names whose values differ, as `finetune.beta: 10 -> 30`."""
+    out: list[str] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            out += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out.append(f"{prefix}{key}: {a} -> {b}")
+    return out
+
+
+def _scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is Any:
+        return value
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+    elif kind is float:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                pass
+    elif kind is int:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            try:
+                if float(value) == int(float(value)):
+                    return int(float(value))
+            except (ValueError, OverflowError):
+                pass
+    elif kind is str and value is not None and not isinstance(value, (Mapping, list, tuple)):
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    name = getattr(kind, "__name__", str(kind))
+    raise UsageError(f"{where} is {value!r}, not {'a number' if name in ('int', 'float') else name}" + (" without a fraction" if name == "int" else ""))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_tree(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _at(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)

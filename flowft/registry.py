@@ -1,0 +1,62 @@
+"""Names to classes, imported only when asked for. Plug-ins register through entry points.
+
+A new velocity network, algorithm, data source or environment family is one new file and one line here; a package
+of somebody else's adds the same line to its own `[project.entry-points."flowft.networks"]` (or `.algos`, `.sources`, `.envs`).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from flowft.errors import UsageError, did_you_mean
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "networks": {
+        "mlp": "flowft.policies.mlp:MLPVelocity",
+        "flow_g": "flowft.policies.flow_g:FlowG",
+        "flow_t": "flowft.policies.flow_t:FlowT",
+    },
+    "algos": {
+        "flow_bc": "flowft.algos.flow_bc:FlowBC",
+        "sac_flow": "flowft.algos.sac_flow:SACFlow",
+    },
+    # A source is a module with `matches`, `locate`, `load` and friends: see flowft/data/source.py.
+    "sources": {
+        "scripted": "flowft.data.scripted",
+        "robomimic": "flowft.data.robomimic",
+        "robosuite": "flowft.data.robosuite_demo",
+        "d4rl": "flowft.data.d4rl",
+        "minari": "flowft.data.minari_source",
+        "ogbench": "flowft.data.ogbench_npz",
+        "npz": "flowft.data.npz",
+    },
+    # A family is a module with `make(env_id, **kwargs)`: see flowft/envs/base.py.
+    "envs": {
+        "robosuite": "flowft.envs.robosuite",
+        "gymnasium": "flowft.envs.gymnasium_mujoco",
+        "robotics": "flowft.envs.robotics",
+        "ogbench": "flowft.envs.ogbench_singletask",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """Every registered name of a kind, built-in first."""
+    return list(_targets(kind))
+
+
+def get(kind: str, name: str) -> Any:
+    """The class or module registered as `name`; a wrong name says which was meant."""
+    targets = _targets(kind)
+    if name not in targets:
+        raise UsageError(f"unknown {kind.removesuffix('s')} {name!r}{did_you_mean(name, targets)}")
+    module, _, attribute = targets[name].partition(":")
+    found = import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def _targets(kind: str) -> dict[str, str]:
+    plug_ins = {point.name: point.value for point in entry_points(group=f"flowft.{kind}")}
+    return {**BUILT_IN[kind], **plug_ins}

@@ -1,0 +1,1 @@
+"""The two loops: pretraining and fine-tuning."""
