@@ -15,7 +15,7 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flowft import registry
 from flowft.data.spec import Dataset
@@ -29,7 +29,9 @@ class Options:
     observation: tuple[str, ...] = ()  # observation parts in order; empty: the source's usual ones
     demos: str | None = None  # a mask key of the file (robomimic: train, valid, better, …); None: all
     limit: int | None = None  # only the first so many episodes
+    skip: tuple[str, ...] = ()  # episodes to leave out, by name (demo_7), because `flowft data check` found them damaged
     clip_actions: bool = False  # clip actions outside the declared range instead of refusing them
+    duplicates: Literal["refuse", "drop", "keep"] = "refuse"  # of episodes that are the same number for number
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,15 @@ def resolve(id_or_path: str) -> tuple[Any, Path]:
 
 def detect(path: Path) -> Any:
     """The source whose layout the content has."""
+    from flowft.data.files import require_readable  # a leaf module, imported here because it raises this module's errors
+
+    require_readable(path)
     for name in registry.names("sources"):
         module = registry.get("sources", name)
         if module.matches(path):
             return module
-    raise DataError(f"{path} has none of the layouts that flowft reads ({', '.join(registry.names('sources'))})", "flowft data check " + str(path))
+    layouts = ", ".join(registry.names("sources"))
+    raise DataError(f"{path} has none of the layouts that flowft reads ({layouts})", f"h5ls -r {path}; the layouts: datasets/README.md")
 
 
 def sha256(path: Path) -> str:
