@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from flowft.errors import DataError
+
+if TYPE_CHECKING:
+    import torch  # an environment worker needs the shapes, not 1.6 s of imports
 
 Array = npt.NDArray[np.float32]
 

@@ -5,6 +5,7 @@ A family is a module (one file, one line in registry.py) with `build(env: EnvSpe
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from flowft import registry
 from flowft.data.spec import Array, EnvSpec, Spec
-from flowft.errors import EnvError
+from flowft.errors import EnvError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,42 @@ class FlowEnv(gymnasium.Wrapper[Array, Array, Any, Any]):
         self.success_ends = family.success_ends
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (family.spec.observation_dim,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (family.spec.action_dim,), np.float32)
+        self.metadata = dict(family.env.metadata or {})  # robosuite's wrapper has None, which crashes vector environments
+        self._simulator: gymnasium.Env[Any, Any] = family.env
         self._elapsed = 0
 
-    @property
-    def metadata(self) -> dict[str, Any]:  # robosuite's wrapper has None, which crashes vector environments
-        return dict(self.env.metadata or {})
-
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
+        observation, info = self._simulator.reset(seed=seed, options=options)
         self._elapsed = 0
         return self.flow_spec.flatten(observation), {**info, "success": False}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(self.flow_spec.from_unit(np.clip(action, -1.0, 1.0)))
+        observation, reward, terminated, truncated, info = self._simulator.step(self.flow_spec.from_unit(np.clip(action, -1.0, 1.0)))
         self._elapsed += 1
         success = bool(info["success"])
         terminated = bool(terminated) or (success and self.success_ends)
         truncated = not terminated and (bool(truncated) or self._elapsed >= self.max_steps)
         return self.flow_spec.flatten(observation), float(reward), terminated, truncated, {**info, "success": success}
+
+
+def parse(text: str) -> EnvSpec:
+    """What a user wrote after --env: `family:id`, or an id alone, whose family is then told from its form."""
+    family, colon, env_id = text.partition(":")
+    if not colon:
+        return EnvSpec(_family_of(text), text)
+    if family not in registry.names("envs"):
+        raise UsageError(f"unknown environment family {family!r}{did_you_mean(family, registry.names('envs'))}", "--env family:id")
+    return EnvSpec(family, env_id)
+
+
+def _family_of(env_id: str) -> str:
+    if not re.search(r"-v\d+$", env_id):
+        return "robosuite"  # the only ones without a version: Lift, PickPlaceCan, NutAssemblySquare
+    if env_id[0].islower():
+        return "ogbench"  # cube-single-play-singletask-v0
+    if env_id.startswith(("Adroit", "Franka", "AntMaze", "PointMaze", "Fetch", "Hand")):
+        return "robotics"
+    return "gymnasium"
 
 
 def make(env: EnvSpec) -> FlowEnv:
@@ -72,4 +91,8 @@ def make(env: EnvSpec) -> FlowEnv:
 def require_same(trained_on: Spec, found: Spec, what: str, where: str) -> None:
     """Compare a checkpoint's spec with an environment's at start-up; a difference is an error that lists it."""
     if different := trained_on.differences(found):
-        raise EnvError(f"{what} was trained on other observations or actions than {where} gives: {'; '.join(different)}", "--env with the environment it was trained on")
+        listed = "; ".join(different)
+        raise EnvError(
+            f"{what} was trained on other observations or actions than {where} gives: {listed}",
+            "--env with the environment it was trained on",
+        )

@@ -1,0 +1,108 @@
+"""What the Gymnasium-based families share: making an environment by id, naming its observation parts, exact reseeding."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from flowft.data.spec import EnvSpec, Spec
+from flowft.errors import EnvError, did_you_mean
+
+Parts = dict[str, Any]  # observation part -> (size,)
+
+
+class Named(gymnasium.Wrapper[Parts, Any, Any, Any]):
+    """An environment whose observation is a dict of named parts and whose `info` says `success` at every step.
+
+    `parts` reads the environment's own observation, `succeeded` its info. `settle`, when given, runs after each reset
+    and returns the first observation: a family uses it to clear what the simulator keeps from the episode before.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        parts: Callable[[Any], Parts],
+        succeeded: Callable[[Mapping[str, Any]], bool],
+        settle: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(env)
+        self._parts, self._succeeded, self._settle = parts, succeeded, settle
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Parts, dict[str, Any]]:
+        with numpy_seeded(seed):  # some simulators draw from numpy's global generator, some from their action space
+            self.env.action_space.seed(seed)
+            observation, info = self.env.reset(seed=seed, options=options)
+        if self._settle is not None:
+            observation = self._settle(observation)
+        return self._parts(observation), {**info, "success": False}
+
+    def step(self, action: Any) -> tuple[Parts, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._parts(observation), reward, terminated, truncated, {**info, "success": self._succeeded(info)}
+
+
+def unknown(env: EnvSpec, known: Iterable[str]) -> EnvError:
+    """For an id that the family does not have."""
+    ids = sorted(known)
+    hint = did_you_mean(env.id, ids) if get_close_matches(env.id, ids, n=1) else f" (for example {', '.join(ids[:4])})"
+    return EnvError(f"no environment {env.id!r} in the family {env.family}{hint}", "--env with the id of an environment that exists")
+
+
+def make(env: EnvSpec, env_id: str | None = None, **defaults: Any) -> gymnasium.Env[Any, Any]:
+    """`gymnasium.make` without time limit and checker; EnvSpec.kwargs win over `defaults`. What fails is an EnvError."""
+    own = {key: value for key, value in env.kwargs.items() if key not in ("render", "success_ends")}
+    if env.kwargs.get("render"):
+        require_gl()
+        own["render_mode"] = "rgb_array"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return gymnasium.make(env_id or env.id, max_episode_steps=-1, disable_env_checker=True, **{**defaults, **own})
+    except Exception as error:  # a wrong keyword, a broken installation: whatever the simulator says, in one line
+        raise EnvError(f"{env.id} cannot be built with {dict(env.kwargs)}: {' '.join(str(error).split())}", "flowft doctor") from error
+
+
+def box_spec(parts: Iterable[tuple[str, int]], action_space: gymnasium.Space[Any]) -> Spec:
+    """The Spec of an environment with a bounded Box of actions."""
+    if not isinstance(action_space, gymnasium.spaces.Box) or not np.isfinite([action_space.low, action_space.high]).all():
+        raise EnvError(f"the action space {action_space} is not a bounded box", "--env with an environment of continuous actions")
+    low, high = action_space.low.ravel().tolist(), action_space.high.ravel().tolist()
+    return Spec(tuple(parts), tuple(low), tuple(high))
+
+
+def step_limit(env_id: str) -> int:
+    """The limit with which the id is registered; 1000 when there is none."""
+    return gymnasium.registry[env_id].max_episode_steps or 1000
+
+
+def success_ends(env: EnvSpec, default: bool) -> bool:
+    """EnvSpec.kwargs["success_ends"], else the family's own choice."""
+    return bool(env.kwargs.get("success_ends", default))
+
+
+def require_gl() -> None:
+    """Rendering without a screen and without MUJOCO_GL aborts the process inside MuJoCo: refuse before."""
+    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL") and not os.environ.get("DISPLAY"):
+        raise EnvError("pictures were asked for, but there is no screen and MUJOCO_GL is not set", "export MUJOCO_GL=egl   (or osmesa)")
+
+
+@contextlib.contextmanager
+def numpy_seeded(seed: int | None) -> Iterator[None]:
+    """Numpy's global generator seeded inside the block, and as it was after it. With None: left alone."""
+    if seed is None:
+        yield
+        return
+    before = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
