@@ -1,0 +1,202 @@
+"""Success (or return) against online steps: one curve per run, or one per recipe when several seeds share it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from flowft.errors import FlowftError, MissingExtra, UsageError
+from flowft.report.stats import mean_interval, wilson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#0b6e99", "#d1495b", "#3d8b37", "#8f5aa8", "#c47f17", "#5b6770")
+# What may differ between the seeds of one experiment.
+SEED_KEYS = ("seed", "device", "name", "ckpt", "workers")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says about itself."""
+
+    name: str
+    recipe: Mapping[str, Any]
+    evaluations: tuple[Mapping[str, Any], ...]  # rows of kind "eval" of the online stage, by step
+    episodes: tuple[Mapping[str, Any], ...]  # rows of kind "episode": training episodes
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line with its band; `start` is the level of the cloned policy (the evaluation at online step 0)."""
+
+    label: str
+    steps: tuple[int, ...]
+    middle: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    start: float | None
+    runs: int
+
+
+def read_run(folder: Path) -> Run:
+    """The evaluations of `folder/metrics.jsonl`. A half-written last line (a killed run) is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise UsageError(f"{folder} is not a run: it has no metrics.jsonl", "flowft finetune --ckpt NAME")
+    rows: dict[tuple[str, int], Mapping[str, Any]] = {}
+    episodes: list[Mapping[str, Any]] = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise FlowftError(f"{path} line {number} is not JSON: {line[:60]!r}", f"remove line {number}") from error
+        if row.get("kind") == "eval" and row.get("stage", "finetune") == "finetune":
+            rows["eval", int(row["step"])] = row  # a run that went on after a kill repeats a step: the later row counts
+        elif row.get("kind") == "episode":
+            episodes.append(row)
+    if not rows:
+        raise UsageError(
+            f"{path} holds no evaluation of an online run yet", "flowft finetune --ckpt NAME, or wait for its first evaluation"
+        )
+    settings = folder / "recipe.yaml"
+    recipe = yaml.safe_load(settings.read_text()) if settings.is_file() else {}
+    return Run(folder.name, recipe or {}, tuple(rows[key] for key in sorted(rows)), tuple(episodes))
+
+
+def curves(runs: Sequence[Run], kind: str = "success") -> list[Curve]:
+    """One curve per recipe: a single run with Wilson intervals, several seeds as their mean with a t interval."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        same = json.dumps({k: v for k, v in run.recipe.items() if k not in SEED_KEYS}, sort_keys=True, default=str)
+        groups.setdefault(same if run.recipe else run.name, []).append(run)
+    return [_single(group[0], kind) if len(group) == 1 else _mean(group, kind) for group in groups.values()]
+
+
+def draw(runs: Sequence[Run], out: Path, kind: str = "success") -> list[Curve]:
+    """Write the plot to `out` (PNG, PDF or SVG by its suffix), whole or not at all. Returns what was drawn."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "plot", "flowft plot") from error
+    if out.suffix not in (".png", ".pdf", ".svg"):
+        raise UsageError(f"--out {out} is neither .png, .pdf nor .svg", f"--out {out.with_suffix('.png')}")
+    lines = curves(runs, kind)
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")  # no pyplot: no global state, no screen
+    axes = figure.add_subplot()
+    for curve, colour in zip(lines, _colours(len(lines)), strict=True):
+        _draw_curve(axes, curve, colour, kind)
+    if len(runs) == 1 and kind == "success":
+        _draw_training(axes, runs[0])
+    _dress(axes, lines, kind)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.stem}.", suffix=out.suffix)
+    os.close(handle)
+    try:
+        figure.savefig(temporary, dpi=160)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, out)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return lines
+
+
+def _single(run: Run, kind: str) -> Curve:
+    steps = tuple(int(row["step"]) for row in run.evaluations)
+    middle = tuple(_value(row, kind) for row in run.evaluations)
+    if kind == "success":
+        bands = [wilson(int(row["successes"]), int(row["episodes"])) for row in run.evaluations]
+    else:
+        bands = [(value, value) for value in middle]
+    low, high = zip(*bands, strict=True)
+    return Curve(run.name, steps, middle, low, high, _start(run, kind), 1)
+
+
+def _mean(group: Sequence[Run], kind: str) -> Curve:
+    """Over the steps at which every seed was evaluated."""
+    tables = [{int(row["step"]): _value(row, kind) for row in run.evaluations} for run in group]
+    steps = tuple(sorted(set.intersection(*(set(table) for table in tables))))
+    if not steps:
+        raise UsageError(f"{', '.join(run.name for run in group)} were evaluated at no common step", "plot them one by one")
+    means = [mean_interval([table[step] for table in tables]) for step in steps]
+    floor, ceiling = (0.0, 1.0) if kind == "success" else (-np.inf, np.inf)
+    starts = [start for run in group if (start := _start(run, kind)) is not None]
+    return Curve(
+        label=f"{_common_name([run.name for run in group])} (mean of {len(group)} seeds)",
+        steps=steps,
+        middle=tuple(m.mean for m in means),
+        low=tuple(float(np.clip(m.low, floor, ceiling)) for m in means),
+        high=tuple(float(np.clip(m.high, floor, ceiling)) for m in means),
+        start=float(np.mean(starts)) if starts else None,
+        runs=len(group),
+    )
+
+
+def _value(row: Mapping[str, Any], kind: str) -> float:
+    return float(row["successes"]) / max(int(row["episodes"]), 1) if kind == "success" else float(row["return"])
+
+
+def _start(run: Run, kind: str) -> float | None:
+    first = run.evaluations[0]
+    return _value(first, kind) if int(first["step"]) == 0 else None
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """`lift-s0`, `lift-s1` -> `lift`: what the seeds' names share, without a dangling separator."""
+    shared = os.path.commonprefix(list(names))
+    for ending in ("seed", "s"):
+        if len(shared) > len(ending) and shared.endswith(ending) and shared[-len(ending) - 1] in "-_.":
+            shared = shared[: -len(ending)]
+    return shared.rstrip("-_.") or names[0]
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str, kind: str) -> None:
+    scale = 100.0 if kind == "success" else 1.0
+    steps, middle = np.asarray(curve.steps), scale * np.asarray(curve.middle)
+    if curve.low != curve.middle or curve.high != curve.middle:
+        axes.fill_between(steps, scale * np.asarray(curve.low), scale * np.asarray(curve.high), color=colour, alpha=0.16, linewidth=0)
+    axes.plot(steps, middle, color=colour, linewidth=1.8, marker="o", markersize=3.5, label=curve.label, zorder=3)
+    if curve.start is not None:
+        level = f"{curve.start:.0%}".replace("%", " %") if kind == "success" else f"{curve.start:.1f}"
+        axes.axhline(scale * curve.start, color=colour, linewidth=1.2, linestyle=(0, (5, 4)), label=f"cloned policy ({level})")
+
+
+def _draw_training(axes: Axes, run: Run, window: int = 50) -> None:
+    """The training episodes themselves (noise on), as a moving rate: a dip shows here between two evaluations."""
+    if len(run.episodes) < 2 * window:
+        return
+    steps = np.asarray([int(row["step"]) for row in run.episodes])
+    wins = np.asarray([float(row["success"]) for row in run.episodes])
+    rate = np.convolve(wins, np.ones(window) / window, mode="valid")
+    axes.plot(steps[window - 1 :], 100 * rate, color="#8a8f94", linewidth=1.0, label=f"training episodes (mean of last {window})", zorder=2)
+
+
+def _dress(axes: Axes, lines: Sequence[Curve], kind: str) -> None:
+    axes.set_xlabel("online environment steps")
+    axes.set_ylabel("success rate (%)" if kind == "success" else "return")
+    if kind == "success":
+        axes.set_ylim(-2, 102)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}")
+    axes.grid(True, color="#e3e6e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    band = "t interval over seeds" if any(curve.runs > 1 for curve in lines) else "Wilson interval of each evaluation"
+    axes.set_title(f"Shaded: 95 % {band}" if kind == "success" else "", fontsize=9, color="#5b6770", loc="left")
+    axes.legend(framealpha=0.9, edgecolor="none", loc="lower right" if kind == "success" else "best", fontsize=9)

@@ -1,0 +1,102 @@
+"""Recipes: what YAML says becomes typed settings, or an error that names the key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from flowft import recipe
+from flowft.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 3
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    rate: float = 3e-4
+    steps: int = 10
+    clip: bool = False
+    mode: Literal["on", "half"] = "half"
+    limit: int | None = None
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ValueError(f"rate is {self.rate}, not above 0")
+
+
+def test_yaml_quirks_are_coerced_by_the_declared_type() -> None:
+    tree = recipe.from_assignments(["rate=3e-4", "steps=1e3", "mode=on", "clip=true", "limit=", "inner.names=[a, b]", "inner.width=5"])
+    assert recipe.build(Config, tree, "") == Config(3e-4, 1000, True, "on", None, Inner(5, ("a", "b")))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("ratee=1", r"unknown setting 'finetune.ratee' \(did you mean 'rate'\?\)"),
+        ("inner.widht=1", r"unknown setting 'finetune.inner.widht' \(did you mean 'width'\?\)"),
+        ("steps=1.5", "finetune.steps is 1.5, not a number without a fraction"),
+        ("steps=many", "finetune.steps is 'many', not a number"),
+        ("clip=1", "finetune.clip is 1, not bool"),
+        ("mode=no", "finetune.mode is False"),
+        ("inner=3", "finetune.inner is 3, not a section"),
+        ("inner.names=3", "finetune.inner.names is 3, not a list"),
+        ("rate=-1", "rate is -1.0, not above 0"),
+    ],
+)
+def test_a_wrong_setting_names_the_key_and_the_value(assignment: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        recipe.build(Config, recipe.from_assignments([assignment]), "finetune")
+
+
+@pytest.mark.parametrize("text", ["beta", "=3", ".=3"])
+def test_an_assignment_without_key_or_value_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="section.key=value"):
+        recipe.from_assignments([text])
+
+
+def test_later_trees_win_key_by_key_and_inputs_stay_as_they_were() -> None:
+    first: dict[str, Any] = {"a": {"x": 1, "y": 2}, "b": [1]}
+    merged = recipe.merge(first, {"a": {"y": 3}}, {"b": 4})
+    assert merged == {"a": {"x": 1, "y": 3}, "b": 4}
+    assert first == {"a": {"x": 1, "y": 2}, "b": [1]}
+
+
+def test_a_section_is_split_among_its_owners() -> None:
+    parts = recipe.split({"loop": Inner, "algo": Config}, {"width": 7, "steps": 20}, "finetune")
+    assert parts == {"loop": Inner(width=7), "algo": Config(steps=20)}
+    with pytest.raises(UsageError, match="did you mean 'steps'"):
+        recipe.split({"loop": Inner, "algo": Config}, {"step": 20}, "finetune")
+
+
+def test_a_config_survives_the_way_to_yaml_and_back() -> None:
+    config = Config(rate=1e-3, inner=Inner(9, ("eef", "object")))
+    assert recipe.build(Config, recipe.to_tree(config), "") == config
+
+
+def test_differences_are_dotted_names() -> None:
+    assert recipe.differences({"a": {"x": 1}, "b": 2}, {"a": {"x": 3}, "b": 2, "c": 4}) == ["a.x: 1 -> 3", "c: None -> 4"]
+
+
+def test_recipes_are_found_by_path_by_name_and_with_a_hint(tmp_path: Path) -> None:
+    mine = tmp_path / "recipes" / "group" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("seed: 4\n")
+    assert recipe.read(str(mine)) == recipe.read("group/mine", home=tmp_path) == {"seed": 4}
+    with pytest.raises(UsageError, match="did you mean 'group/mine'"):
+        recipe.read("group/mien", home=tmp_path)
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1\n- 2\n", "text"])
+def test_a_file_that_is_no_recipe_is_refused_with_its_name(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="bad.yaml"):
+        recipe.read(str(path))
