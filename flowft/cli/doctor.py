@@ -58,8 +58,8 @@ def doctor(as_json: bool) -> None:
     click.echo("versions " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version))
     for name, extra in facts["extras"].items():
         click.echo(f"[{name}]".ljust(13) + _extra_line(name, extra))
-    rendering = facts["rendering"]
-    click.echo("rendering    " + (f"works with MUJOCO_GL={rendering['works_with']}" if rendering["works_with"] else rendering["fix"]))
+    drawing = facts["rendering"]
+    click.echo("rendering    " + (f"works with MUJOCO_GL={drawing['works_with']}" if drawing["works_with"] else drawing["fix"]))
     for name, folder in facts["folders"].items():
         there = f"{folder['files']} files" if folder["exists"] else "not there yet"
         click.echo(f"{name.ljust(13)}{folder['path']} ({there}, {folder['free_gb']} GB free)")
@@ -68,10 +68,11 @@ def doctor(as_json: bool) -> None:
 def examine() -> dict[str, Any]:
     """All facts as plain values; the probes run side by side."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        rendering = pool.submit(_rendering)
+        drawing = pool.submit(rendering)
         extras = dict(zip(EXTRAS, pool.map(_extra, EXTRAS), strict=True))
     from flowft import __version__, checkpoint
     from flowft.data import source
+    from flowft.train import runlog
 
     return {
         "flowft": __version__,
@@ -81,8 +82,8 @@ def examine() -> dict[str, Any]:
         "devices": _devices(),
         "versions": {name: _version(name) for name in CORE},
         "extras": extras,
-        "rendering": rendering.result(),
-        "folders": {"datasets": _folder(source.folder()), "checkpoints": _folder(checkpoint.folder()), "runs": _folder(Path("runs"))},
+        "rendering": drawing.result(),
+        "folders": {"datasets": _folder(source.folder()), "checkpoints": _folder(checkpoint.folder()), "runs": _folder(runlog.folder(""))},
     }
 
 
@@ -117,7 +118,7 @@ def _extra_line(name: str, extra: dict[str, Any]) -> str:
     return found + (" (flowft needs it for nothing: files and tasks work without)" if name in NOT_NEEDED else "")
 
 
-def _rendering() -> dict[str, Any]:
+def rendering() -> dict[str, Any]:
     """The first value of MUJOCO_GL that draws an image without a screen."""
     if _version("mujoco") is None:
         return {"works_with": None, "fix": 'no mujoco: pip install "flowft[robosuite]"'}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0b6e99", "#d1495b", "#3d8b37", "#8f5aa8", "#c47f17", "#5b6770")
 # What may differ between the seeds of one experiment.
-SEED_KEYS = ("seed", "device", "name", "ckpt", "workers")
+SEED_KEYS = ("seed", "device", "threads", "wandb")
 
 
 @dataclass(frozen=True)

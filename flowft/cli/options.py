@@ -1,0 +1,67 @@
+"""Options that `pretrain` and `finetune` share, and how they become one tree of settings."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from flowft import recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def training(command: F) -> F:
+    """--recipe, --set, --seed, --device, --env, --name."""
+    for option in reversed(
+        [
+            click.option("--recipe", "recipe_name", metavar="NAME|FILE", help="Settings that differ from the defaults (YAML)."),
+            click.option("--set", "assignments", multiple=True, metavar="A.B=V", help="One setting; wins over the recipe. Repeatable."),
+            click.option("--seed", type=int, help="Seed of everything random in this run."),
+            click.option("--device", metavar="DEVICE", help="auto (the default), cpu, cuda or cuda:N."),
+            click.option("--env", metavar="ENV", help="Environment, e.g. Lift or ogbench:cube-single-play-singletask-v0."),
+            click.option("--name", help="Name of the run folder and of the checkpoint."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def tree(recipe_name: str | None, assignments: tuple[str, ...], **given: Any) -> recipe.Tree:
+    """The recipe, then --set, then the options that were given (None: not given); later ones win."""
+    named = recipe.read(recipe_name) if recipe_name else {}
+    return recipe.merge(named, recipe.from_assignments(assignments), {key: value for key, value in given.items() if value is not None})
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C (or SIGTERM) ends in the command that goes on from the last saved state, exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; the run folder holds the last saved state, and the same command continues from there:", err=True)
+        click.echo(f"  {command_line()}", err=True)
+        raise click.exceptions.Exit(130) from None
+
+
+def conclude(path: Path, next_command: str) -> None:
+    """Describe the new checkpoint beside its run, and print (stdout) its path, its result and what to type next."""
+    from flowft import checkpoint
+    from flowft.report import card, stats
+    from flowft.train import runlog
+
+    content = checkpoint.load(path, "policy checkpoint")
+    card.write(runlog.folder(path.stem) / "README.md", card.card(content, path.stem, command_line()))
+    result = content["evaluation"]
+    click.echo(f"{path}: " + (f"success {stats.percent(result['successes'], result['episodes'])}" if result else "not evaluated"))
+    click.echo(f"next: {next_command}")
+
+
+def command_line() -> str:
+    """What was typed, ready to be typed again."""
+    return shlex.join(["flowft", *sys.argv[1:]])

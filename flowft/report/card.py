@@ -1,0 +1,81 @@
+"""What a checkpoint is, in words: what it was trained on, how good it is with what certainty, how to repeat it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flowft import recipe
+from flowft.report.stats import percent
+from flowft.train.settings import Settings
+
+
+def card(content: Mapping[str, Any], name: str, command: str | None = None) -> str:
+    """Markdown for a loaded policy checkpoint called `name`; `command`: the command line that made it."""
+    stage = {"pretrain": "cloned from demonstrations", "finetune": "fine-tuned online"}.get(content["stage"], content["stage"])
+    sections = [
+        f"# {name}\n\nA flow policy, {stage} with flowft {content['versions'].get('flowft', '?')}.",
+        "## Result\n\n" + _result(content["evaluation"], name),
+        "## Sees and does\n\n" + _spec(content["spec"], content["recipe"]["policy"]),
+        "## Made from\n\n" + _origin(content),
+        "## Settings that differ from the defaults\n\n" + _settings(content["recipe"]),
+    ]
+    if command:
+        sections.append(f"## Command\n\n```bash\n{command}\n```")
+    sections.append("## Versions\n\n" + ", ".join(f"{package} {version}" for package, version in content["versions"].items()))
+    return "\n\n".join(sections) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a card whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _result(evaluation: Mapping[str, Any] | None, name: str) -> str:
+    if not evaluation:
+        return "Not evaluated."
+    count = percent(int(evaluation["successes"]), int(evaluation["episodes"]))
+    return (
+        f"{count} successes on {evaluation['env']} (Wilson 95 %), mean return {evaluation['return']:.2f}, "
+        f"mean length {evaluation['length']:.1f} steps; noise-free, evaluation seeds {evaluation['seed']}. One training run.\n\n"
+        f"```bash\nflowft eval {name} --episodes {evaluation['episodes']} --seed {evaluation['seed']}\n```"
+    )
+
+
+def _spec(spec: Mapping[str, Any], policy: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{part} {size}" for part, size in spec["parts"])
+    return (
+        f"Observation, in order: {parts} ({sum(int(size) for _, size in spec['parts'])} values). "
+        f"Action: {len(spec['action_low'])} values in {_numbers(spec['action_low'])} to {_numbers(spec['action_high'])}, "
+        f"in chunks of {policy['horizon']}, executed open loop. Network {policy['network']}, {policy['steps']} flow steps."
+    )
+
+
+def _origin(content: Mapping[str, Any]) -> str:
+    data = content["dataset"]
+    text = f"{data['episodes']} episodes ({data['steps']} steps) of {data['id']}, {data['format']}, sha256 `{data['hash']}`."
+    for note in data["notes"]:
+        text += f" Note: {note}."
+    unit = "online environment steps" if content["stage"] == "finetune" else "updates"
+    environment = f" Environment {content['env']['family']}:{content['env']['id']}." if content["env"] else " No environment."
+    return f"{text}{environment} {content['step']} {unit}."
+
+
+def _settings(tree: Mapping[str, Any]) -> str:
+    changed = recipe.differences(recipe.to_tree(Settings()), tree)
+    return "\n".join(f"- {line}" for line in changed) or "None."
+
+
+def _numbers(values: list[float]) -> str:
+    """`-1` when all are the same, else the list."""
+    return f"{values[0]:g}" if len(set(values)) == 1 else "[" + ", ".join(f"{value:g}" for value in values) + "]"
