@@ -46,6 +46,14 @@ def is_hdf5(path: Path) -> bool:
         return False
 
 
+def is_npz(path: Path) -> bool:
+    """Does it begin as a zip archive does, which npz files are?"""
+    try:
+        return path.is_file() and _head(path).startswith(b"PK")
+    except DataError:
+        return False
+
+
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """The open file; DataError for what h5py and the system say about it, also while it is read."""

@@ -1,0 +1,197 @@
+"""Minari datasets, read through the minari package (0.5): T+1 observations, T actions, terminations, truncations.
+
+Ids: `minari/<namespace>/<name>-v<k>`, at Minari's own place ($MINARI_DATASETS_PATH, else ~/.minari/datasets) or in
+<datasets folder>/minari. By path: the dataset's folder, its `data` folder or its main_data.hdf5.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from flowft.data import source
+from flowft.data.check import Inspector, Numbers, skip
+from flowft.data.files import is_hdf5, open_hdf5
+from flowft.data.source import Options, Problems
+from flowft.data.spec import Dataset, EnvSpec, Episode
+from flowft.errors import DataError, MissingExtra
+
+NAME = "minari"
+FORMAT = "Minari HDF5"
+CHOOSE = "--set 'data.observation=[…]' with parts that are vectors"
+DOWNLOAD = "flowft data download minari/ID, with the dataset's id"
+SUCCESS = ("success", "is_success", "goal_achieved")  # the names that simulators give it in their infos
+
+
+def known() -> list[str]:
+    """The datasets that are here; Minari's server has more (`minari list remote`)."""
+    found = {
+        str(folder.parent.relative_to(home))
+        for home in homes() if home.is_dir() for folder in home.rglob("data") if (folder / "main_data.hdf5").is_file()
+    }  # fmt: skip
+    return sorted(f"minari/{name}" for name in found)
+
+
+def homes() -> list[Path]:
+    minaris_own = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
+    return [Path(minaris_own), source.folder() / NAME]
+
+
+def locate(dataset_id: str) -> Path:
+    name = dataset_id.partition("/")[2]
+    for home in homes():
+        if name and (home / name / "data").is_dir():
+            return home / name / "data"
+    raise DataError(f"{dataset_id} is not here: no {homes()[0] / name / 'data'}", f"flowft data download {dataset_id}")
+
+
+def matches(path: Path) -> bool:
+    """Minari's folder, or HDF5 with groups episode_<i>."""
+    if path.is_dir():
+        return (path / "main_data.hdf5").is_file() or (path / "data" / "main_data.hdf5").is_file()
+    if not is_hdf5(path):
+        return False
+    with open_hdf5(path) as file:
+        return any(name.startswith("episode_") for name in file)
+
+
+def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> Dataset:
+    """All episodes. Observation parts: those of Options.observation, else all vectors of the observation space."""
+    folder = path.parent if path.is_file() else path / "data" if (path / "data").is_dir() else path
+    main = folder / "main_data.hdf5"
+    if options.demos not in (None, "all"):
+        raise DataError(f"{folder}: Minari datasets have no masks, but data.demos is {options.demos!r}", "--set data.demos=all")
+    stored = _open(folder, main)
+    low, high = _bounds(stored.action_space, str(main))
+    inspector = Inspector(str(main), problems, options, low, high)
+    sizes = _vectors(stored.observation_space, main, options.observation)
+    names = inspector.wanted([f"episode_{i}" for i in stored.episode_indices])
+    with open_hdf5(main) as file:
+        present = [name for name in names if _complete(inspector, file, name)]
+    for episode in _episodes(inspector, stored, present):
+        _keep(inspector, episode, sizes)
+    if (said := stored.total_episodes) != len(stored.episode_indices):
+        inspector.report("", f"metadata.json says {said} episodes, the file has {len(stored.episode_indices)}")
+    env = _environment(inspector, stored, sizes, options)
+    return inspector.dataset(dataset_id, NAME, FORMAT, source.sha256(folder), env, sizes)
+
+
+def _open(folder: Path, main: Path) -> Any:
+    """The package's dataset object; DataError for what it says about a damaged one."""
+    with open_hdf5(main) as file:
+        if not (folder / "metadata.json").is_file():
+            age = " (written by Minari 0.4 or older)" if "minari_version" in file.attrs else ""
+            raise DataError(f"{main} has no metadata.json beside it{age}", DOWNLOAD)
+    try:
+        import minari
+    except ImportError as error:
+        raise MissingExtra("minari", "dev", f"reading {folder}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return minari.MinariDataset(str(folder))
+    except Exception as error:  # JSON, assertions, versions: whatever the package says, in one line
+        raise DataError(f"{folder / 'metadata.json'}: Minari cannot read it: {_line(error)}", DOWNLOAD) from error
+
+
+def _bounds(space: Any, file: str) -> tuple[Numbers, Numbers]:
+    import gymnasium
+
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise DataError(f"{file}: the action space is {space}; flowft needs a box of continuous values")
+    finite = np.isfinite(space.low).all() and np.isfinite(space.high).all()
+    return (space.low, space.high) if finite else (-np.ones(space.shape), np.ones(space.shape))
+
+
+def _vectors(space: Any, main: Path, wanted: tuple[str, ...]) -> list[str]:
+    """Names of the observation parts to read: `observation`, or the keys of a Dict space (nested: a/b) and Tuple space (0, 1)."""
+    shapes = dict(_leaves(space, ""))
+    for part in wanted:
+        if part not in shapes:
+            raise DataError(f"{main}: no observation part {part!r} (there are: {', '.join(shapes)})", CHOOSE)
+        if len(shapes[part] or ()) != 1:
+            raise DataError(f"{main}: {part} has shape {shapes[part]}; only vectors are read yet", CHOOSE)
+    found = list(wanted) or [part for part, shape in shapes.items() if shape is not None and len(shape) == 1]
+    if not found:
+        raise DataError(f"{main}: no observation part is a vector (there are: {', '.join(f'{k} {v}' for k, v in shapes.items())})")
+    return found
+
+
+def _leaves(space: Any, prefix: str) -> Iterator[tuple[str, tuple[int, ...] | None]]:
+    """Part name and shape (None: not numbers) of each leaf of a space."""
+    import gymnasium
+
+    if isinstance(space, gymnasium.spaces.Dict):
+        for key, inner in space.spaces.items():
+            yield from _leaves(inner, f"{prefix}{key}/")
+    elif isinstance(space, gymnasium.spaces.Tuple):
+        for i, inner in enumerate(space.spaces):
+            yield from _leaves(inner, f"{prefix}{i}/")
+    else:
+        yield prefix.rstrip("/") or "observation", space.shape if isinstance(space, gymnasium.spaces.Box) else None
+
+
+def _complete(inspector: Inspector, file: h5py.File, name: str) -> bool:
+    """Does the episode have its five arrays? (The package fails on the first that is missing, without saying where.)"""
+    keys = ("observations", "actions", "rewards", "terminations", "truncations")
+    missing = [key for key in keys if name not in file or key not in file[name]]
+    for key in missing:
+        inspector.report(f"{name}/{key}", "missing", skip(name))
+    return not missing
+
+
+def _episodes(inspector: Inspector, stored: Any, names: list[str]) -> Iterator[Any]:
+    for name in names:
+        try:
+            yield from stored.iterate_episodes([int(name.rpartition("_")[2])])
+        except (OSError, RuntimeError, KeyError, ValueError, AssertionError, TypeError, IndexError) as error:
+            inspector.report(name, f"Minari cannot read it: {_line(error)}", skip(name))
+
+
+def _keep(inspector: Inspector, stored: Any, parts: list[str]) -> None:
+    name = f"episode_{stored.id}"
+    observations = {part: np.asarray(_at(stored.observations, part)) for part in parts}
+    ends = np.asarray(stored.terminations)
+    if len(ends) != len(stored.rewards) or len(stored.truncations) != len(stored.rewards):
+        inspector.report(f"{name}/terminations", f"{len(ends)} rows, but {name}/rewards has {len(stored.rewards)}", skip(name))
+        return
+    infos = stored.infos or {}
+    success = next((bool(np.any(infos[key])) for key in SUCCESS if key in infos), None)
+    episode = Episode(name, observations, np.asarray(stored.actions), np.asarray(stored.rewards), bool(ends[-1:].any()), success)
+    keys = {"actions": "actions", "rewards": "rewards", **{part: f"observations/{part}" for part in parts}}
+    if not isinstance(stored.observations, (Mapping, tuple)):
+        keys["observation"] = "observations"
+    inspector.accept(episode, lambda key: f"{name}/{keys[key]}")
+
+
+def _at(observations: Any, part: str) -> Any:
+    if not isinstance(observations, (Mapping, tuple)):
+        return observations
+    for key in part.split("/"):
+        observations = observations[int(key)] if isinstance(observations, tuple) else observations[key]
+    return observations
+
+
+def _environment(inspector: Inspector, stored: Any, parts: list[str], options: Options) -> EnvSpec | None:
+    spec = stored.env_spec
+    if spec is None:
+        inspector.notes.append("the dataset names no environment: for online steps name one with --env")
+        return None
+    point = str(spec.entry_point)
+    family = "robotics" if point.startswith("gymnasium_robotics") else "gymnasium" if point.startswith("gymnasium.envs.mujoco") else None
+    if family is None:
+        inspector.notes.append(f"the dataset's environment {spec.id} ({point}) is of no family that flowft builds")
+        return None
+    ordered = tuple(parts) if options.observation or parts != ["observation"] else ()
+    versions = {"minari": str(stored.spec.minari_version)}
+    return EnvSpec(family, spec.id, dict(spec.kwargs or {}), spec.max_episode_steps, ordered, versions)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,170 @@
+"""OGBench npz: observations, actions, terminals (+ qpos, qvel, button_states); no rewards, `<name>-val.npz` beside it.
+
+`terminals` is 1 on the last STATE of a trajectory: that row's action leads nowhere and is dropped. Rewards are those of the
+singletask environment, computed by OGBench's own relabelling from the state after each action, as the environment does;
+a solved state is terminal there, so a trajectory is cut at it and goes on as a new episode once the task is unsolved again.
+
+Ids: `ogbench/<name>` (cube-single-play, antmaze-large-navigate-singletask-task2-v0, …), looked for as <name>-v0.npz in
+<datasets folder>/ogbench/ and ~/.ogbench/data/. Play data of the manipulation scenes are generated when they are missing.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowft.data import ogbench_play, source
+from flowft.data.check import Inspector
+from flowft.data.columns import Numbers, complete, flat, segments
+from flowft.data.files import is_npz, open_npz
+from flowft.data.source import Options, Problems
+from flowft.data.spec import Dataset, EnvSpec, Episode
+from flowft.errors import DataError, MissingExtra
+
+NAME = "ogbench"
+FORMAT = "OGBench npz"
+SIZES, BODIES = ("medium", "large", "giant"), ("point", "ant", "humanoid")
+MAZES = [f"{body}maze-{size}-{kind}" for body in BODIES for size in SIZES for kind in ("navigate", "stitch")]
+SHAPE = re.compile(
+    r"(?P<scene>[a-z0-9]+(?:-(?:single|double|triple|quadruple|octuple|medium|large|giant|teleport|arena|\d+x\d+))?)"
+    r"-(?P<kind>play|noisy|navigate|stitch|explore)(?:-singletask)?(?:-(?P<task>task\d))?(?:-v0)?"
+)
+
+
+def known() -> list[str]:
+    played = ogbench_play.known()
+    return [f"ogbench/{name}" for name in [*played, *(name.removesuffix("play") + "noisy" for name in played), *MAZES]]
+
+
+def locate(dataset_id: str) -> Path:
+    """The training file of an id; made first when OGBench's oracles can make it here."""
+    name = dataset_id.partition("/")[2]
+    if not (found := SHAPE.fullmatch(name)):
+        raise source.bad_id(dataset_id, known())
+    stem = f"{found['scene']}-{found['kind']}"
+    for home in homes():
+        for spelling in (f"{stem}-v0.npz", f"{stem}.npz"):
+            if (home / spelling).is_file():
+                return home / spelling
+    path = homes()[0] / f"{stem}-v0.npz"
+    if stem in ogbench_play.known():
+        return ogbench_play.generate(stem, path)
+    raise DataError(f"{dataset_id} is not here: no {path}", f"flowft data download ogbench/{stem}")
+
+
+def homes() -> list[Path]:
+    """Folders in which files may lie, the first being where downloads and generated files go."""
+    return [source.folder() / NAME, Path.home() / ".ogbench" / "data"]
+
+
+def matches(path: Path) -> bool:
+    """An npz file with observations, actions and terminals."""
+    if not is_npz(path):
+        return False
+    with open_npz(path) as arrays:
+        return "observations" in arrays and "traj_lengths" not in arrays
+
+
+def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> Dataset:
+    """All trajectories, with the rewards of the singletask environment that the id or the file's name says."""
+    inspector = Inspector(str(path), problems, options)
+    if options.demos not in (None, "all"):
+        raise DataError(f"{path}: OGBench files have no masks, but data.demos is {options.demos!r}", "--set data.demos=all")
+    with open_npz(path) as arrays:
+        wanted = ("observations", "actions", "terminals", "qpos", "button_states")
+        columns: dict[str, Numbers] = {key: arrays[key] for key in wanted if key in arrays}
+    environment = _environment(dataset_id, path)
+    if complete(inspector, columns, ("observations", "actions", "terminals"), list(arrays)):
+        terminals = flat(columns["terminals"]).astype(bool)
+        if not terminals[-1]:
+            inspector.report("terminals", "not set on the last row: the file ends in the middle of a trajectory")
+        elif columns["observations"].ndim > 2:
+            inspector.report("observations", f"shape {columns['observations'].shape}: images are not read yet, only vectors")
+        else:
+            _episodes(inspector, columns, terminals, _rewards(inspector, environment, columns))
+    return inspector.dataset(dataset_id, NAME, FORMAT, source.sha256(path), environment)
+
+
+def _episodes(
+    inspector: Inspector, columns: dict[str, Numbers], terminals: npt.NDArray[np.bool_], labels: tuple[Numbers, Numbers] | None
+) -> None:
+    """Row t holds state t and action t. `labels`: reward and success of each row's state."""
+    rewards, solved = labels or (np.zeros(len(terminals), np.float32), np.zeros(len(terminals), bool))
+    spans = {f"episode_{i}": span for i, span in enumerate(segments(terminals))}
+    left_out = 0
+    for name in inspector.wanted(list(spans)):
+        start, stop = spans[name]
+        pieces, lost = _cut(solved[start:stop])
+        left_out += lost
+        for number, (first, last) in enumerate(pieces):
+            begin, end = start + first, start + last
+            done = bool(solved[end])
+            episode = Episode(
+                name=name if len(pieces) == 1 else f"{name}.{number}",
+                observations={"observation": columns["observations"][begin : end + 1]},
+                actions=columns["actions"][begin:end],
+                rewards=rewards[begin + 1 : end + 1],  # of the state after the action
+                terminated=done,
+                success=None if labels is None else done,
+            )
+            inspector.accept(episode, lambda key: key if key == "actions" else "observations", row=begin)
+    if left_out:
+        inspector.notes.append(f"left out {left_out} actions that begin in a solved state, where the task is already over")
+
+
+def _cut(solved: Numbers) -> tuple[list[tuple[int, int]], int]:
+    """[first, last) actions of each piece of one trajectory (T+1 states) that begins unsolved and ends at a solution or the end.
+
+    Also the number of actions in no piece: those from solved states, and single actions between two solved states. A
+    trajectory without a solution is one piece, however short, so that the checks see it.
+    """
+    actions = len(solved) - 1
+    if not solved.any():
+        return [(0, actions)], 0
+    pieces, first = [], None
+    for t in range(actions):
+        if first is None and not solved[t]:
+            first = t
+        if first is not None and (solved[t + 1] or t + 1 == actions):
+            pieces.append((first, t + 1))
+            first = None
+    pieces = [(first, last) for first, last in pieces if last - first >= 2]
+    return pieces, actions - sum(last - first for first, last in pieces)
+
+
+def _environment(dataset_id: str, path: Path) -> EnvSpec | None:
+    """cube-single-play[-singletask[-task2]] -> the singletask environment with this dataset's name."""
+    name = dataset_id.partition("/")[2] if dataset_id.startswith("ogbench/") else path.stem.removesuffix("-val").replace("-val-v", "-v")
+    if not (found := SHAPE.fullmatch(name)):
+        return None
+    task = f"-{found['task']}" if found["task"] else ""
+    return EnvSpec("ogbench", f"{found['scene']}-{found['kind']}-singletask{task}-v0")
+
+
+def _rewards(inspector: Inspector, environment: EnvSpec | None, columns: dict[str, Numbers]) -> tuple[Numbers, Numbers] | None:
+    """Reward and success of each row's state in the environment's task; None (rewards 0) where they cannot be known."""
+    if environment is None or "qpos" not in columns:
+        missing = "the file's name says no OGBench task" if environment is None else "the file has no qpos"
+        inspector.notes.append(f"{missing}, so rewards are unknown and set to 0: good for cloning only")
+        return None
+    try:
+        import ogbench
+        from ogbench.relabel_utils import relabel_dataset
+    except ImportError as error:
+        raise MissingExtra("ogbench", "ogbench", f"{inspector.file}: computing its rewards") from error
+    rows: dict[str, Any] = {key: columns[key] for key in ("qpos", "button_states") if key in columns}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            env = ogbench.make_env_and_datasets(environment.id, env_only=True)
+            relabel_dataset(environment.id, env, rows)
+            env.close()
+    except Exception as error:  # an unknown scene, qpos of another scene: whatever OGBench says, in one line
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{inspector.file}:qpos: OGBench cannot compute the rewards of {environment.id}: {reason}") from error
+    return rows["rewards"], rows["masks"] == 0
