@@ -31,7 +31,8 @@ def find(name_or_path: str) -> Path:
         if path.is_file():
             return path
     there = ", ".join(sorted(p.name for p in folder().glob("*.pt"))) or "none yet"
-    raise CheckpointError(f"no checkpoint {name_or_path!r} here or in {folder()}/ (there: {there})", "flowft pretrain --dataset scripted/lift")
+    what = f"no checkpoint {name_or_path!r} here or in {folder()}/ (there: {there})"
+    raise CheckpointError(what, "flowft pretrain --dataset scripted/lift")
 
 
 def save(path: Path, kind: str, content: Mapping[str, Any]) -> None:
@@ -58,18 +59,19 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
     except FileNotFoundError as error:
         raise CheckpointError(f"no file {path}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, AttributeError) as error:
-        reason = (str(error).splitlines() or ["unreadable"])[0]
+        reason = _reason(error)
         raise CheckpointError(f"{path} is not a flowft checkpoint, or it is damaged: {reason}") from error
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind", "another program's file") if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path} holds {found}, not a flowft {kind}")
     if content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {content.get('format')}; this flowft reads format {FORMAT}", "pip install --upgrade flowft")
+        found = content.get("format")
+        raise CheckpointError(f"{path} has format {found}; this flowft reads format {FORMAT}", "pip install --upgrade flowft")
     return content
 
 
 def plain(value: Any) -> Any:
-    """Only what `weights_only=True` accepts: numpy becomes tensors or Python numbers, paths become text."""
+    """Only what `weights_only=True` accepts: numpy becomes tensors or Python numbers, paths become text. Else TypeError."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -78,6 +80,14 @@ def plain(value: Any) -> Any:
         return torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, Path):
+    if isinstance(value, (Path, str)):  # torch.__version__ is a subclass of str that `weights_only` refuses
         return str(value)
-    return value
+    if value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float):
+        return value
+    raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
+
+
+def _reason(error: Exception) -> str:
+    """One line. torch's own message begins with advice to load unsafely; what it refused comes after."""
+    text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+    return (text.strip().splitlines() or ["unreadable"])[0].split(". ")[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
+import errno
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -32,11 +33,24 @@ def test_content_survives_with_numpy_and_paths_made_plain(tmp_path: Path) -> Non
     assert sorted(p.name for p in path.parent.iterdir()) == ["can.pt"], "no temporary file stays"
 
 
-def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path) -> None:
+def test_what_could_not_be_loaded_again_is_refused_at_saving(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.pt", "policy", {"torch": torch.__version__})  # a subclass of str
+    assert checkpoint.load(tmp_path / "a.pt", "policy")["torch"] == str(torch.__version__)
+    with pytest.raises(TypeError, match="cannot hold set"):
+        checkpoint.save(tmp_path / "b.pt", "policy", {"x": {1, 2}})
+
+
+def half_written(content: object, file: IO[bytes]) -> None:
+    file.write(b"PK")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "can.pt"
     checkpoint.save(path, "policy", {"step": 1})
-    with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
-        checkpoint.save(path, "policy", {"step": lambda: 2})  # a lambda cannot be written: save fails half-way
+    monkeypatch.setattr(torch, "save", half_written)
+    with pytest.raises(CheckpointError, match="can.pt: No space left"):
+        checkpoint.save(path, "policy", {"step": 2})
     assert checkpoint.load(path, "policy")["step"] == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["can.pt"]
 

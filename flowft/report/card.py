@@ -64,8 +64,7 @@ def _spec(spec: Mapping[str, Any], policy: Mapping[str, Any]) -> str:
 def _origin(content: Mapping[str, Any]) -> str:
     data = content["dataset"]
     text = f"{data['episodes']} episodes ({data['steps']} steps) of {data['id']}, {data['format']}, sha256 `{data['hash']}`."
-    for note in data["notes"]:
-        text += f" Note: {note}."
+    text += "".join(f" Note: {note}." for note in data["notes"])
     unit = "online environment steps" if content["stage"] == "finetune" else "updates"
     environment = f" Environment {content['env']['family']}:{content['env']['id']}." if content["env"] else " No environment."
     return f"{text}{environment} {content['step']} {unit}."
@@ -73,7 +72,7 @@ def _origin(content: Mapping[str, Any]) -> str:
 
 def _settings(tree: Mapping[str, Any]) -> str:
     changed = recipe.differences(recipe.to_tree(Settings()), tree)
-    return "\n".join(f"- {line}" for line in changed) or "None."
+    return "\n".join(f"- {line.partition(': ')[0]}: {line.rpartition(' -> ')[2]}" for line in changed) or "None."
 
 
 def _numbers(values: list[float]) -> str:
