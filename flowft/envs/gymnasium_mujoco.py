@@ -5,15 +5,13 @@ There is no success here; the return is the measure. A fall terminates, the step
 
 from __future__ import annotations
 
-import importlib.util
-
 import gymnasium
 import numpy as np
 
 from flowft.data.spec import EnvSpec
 from flowft.envs import named
 from flowft.envs.base import Family
-from flowft.errors import EnvError, MissingExtra
+from flowft.errors import EnvError
 
 
 def known() -> list[str]:
@@ -24,8 +22,7 @@ def known() -> list[str]:
 
 def build(env: EnvSpec) -> Family:
     """The task that `env.id` names; one observation part, `observation`, in float64 as the simulator gives it."""
-    if importlib.util.find_spec("mujoco") is None:
-        raise MissingExtra("mujoco", "robotics", f"the environment {env.id}")
+    named.require("mujoco", "mujoco", "robotics", f"the environment {env.id}")
     if env.id not in known():
         raise named.unknown(env, known())
     made = named.make(env)

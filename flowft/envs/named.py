@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
+import io
 import os
 import sys
 import warnings
@@ -14,7 +17,7 @@ import gymnasium
 import numpy as np
 
 from flowft.data.spec import EnvSpec, Spec
-from flowft.errors import EnvError, did_you_mean
+from flowft.errors import EnvError, MissingExtra, did_you_mean
 
 Parts = dict[str, Any]  # observation part -> (size,)
 
@@ -24,6 +27,7 @@ class Named(gymnasium.Wrapper[Parts, Any, Any, Any]):
 
     `parts` reads the environment's own observation, `succeeded` its info. `settle`, when given, runs after each reset
     and returns the first observation: a family uses it to clear what the simulator keeps from the episode before.
+    `draws_while_stepping`: its steps draw from numpy's global generator, which then gets a state of its own in here.
     """
 
     def __init__(
@@ -32,21 +36,40 @@ class Named(gymnasium.Wrapper[Parts, Any, Any, Any]):
         parts: Callable[[Any], Parts],
         succeeded: Callable[[Mapping[str, Any]], bool],
         settle: Callable[[Any], Any] | None = None,
+        draws_while_stepping: bool = False,
     ) -> None:
         super().__init__(env)
         self._parts, self._succeeded, self._settle = parts, succeeded, settle
+        self._stream = np.random.RandomState(0) if draws_while_stepping else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Parts, dict[str, Any]]:
         with numpy_seeded(seed):  # some simulators draw from numpy's global generator, some from their action space
             self.env.action_space.seed(seed)
             observation, info = self.env.reset(seed=seed, options=options)
+            if self._stream is not None:
+                self._stream.set_state(np.random.get_state())
         if self._settle is not None:
             observation = self._settle(observation)
         return self._parts(observation), {**info, "success": False}
 
     def step(self, action: Any) -> tuple[Parts, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        with _borrowed(self._stream):
+            observation, reward, terminated, truncated, info = self.env.step(action)
         return self._parts(observation), reward, terminated, truncated, {**info, "success": self._succeeded(info)}
+
+
+def require(module: str, package: str, extra: str, needed_for: str) -> Any:
+    """The module, imported without the remarks that simulators make; MissingExtra or EnvError when it cannot be."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtra(package, extra, needed_for)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except Exception as error:  # most often: MUJOCO_GL names a library that is not installed
+        reason = " ".join(str(error).split())
+        gl = f" (MUJOCO_GL is {os.environ['MUJOCO_GL']!r})" if "MUJOCO_GL" in os.environ else ""
+        raise EnvError(f"{needed_for} needs {package}, which cannot be imported{gl}: {reason}", "flowft doctor") from error
 
 
 def unknown(env: EnvSpec, known: Iterable[str]) -> EnvError:
@@ -65,7 +88,11 @@ def make(env: EnvSpec, env_id: str | None = None, **defaults: Any) -> gymnasium.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return gymnasium.make(env_id or env.id, max_episode_steps=-1, disable_env_checker=True, **{**defaults, **own})
+            made = gymnasium.make(env_id or env.id, max_episode_steps=-1, disable_env_checker=True, **{**defaults, **own})
+            if "render_mode" in own:  # now, not at the end of a run, is the time to learn that it does not work
+                made.reset(seed=0)
+                made.render()
+            return made
     except Exception as error:  # a wrong keyword, a broken installation: whatever the simulator says, in one line
         raise EnvError(f"{env.id} cannot be built with {dict(env.kwargs)}: {' '.join(str(error).split())}", "flowft doctor") from error
 
@@ -92,6 +119,21 @@ def require_gl() -> None:
     """Rendering without a screen and without MUJOCO_GL aborts the process inside MuJoCo: refuse before."""
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL") and not os.environ.get("DISPLAY"):
         raise EnvError("pictures were asked for, but there is no screen and MUJOCO_GL is not set", "export MUJOCO_GL=egl   (or osmesa)")
+
+
+@contextlib.contextmanager
+def _borrowed(stream: np.random.RandomState | None) -> Iterator[None]:
+    """Numpy's global generator continues `stream` inside the block, and is as it was after it."""
+    if stream is None:
+        yield
+        return
+    before = np.random.get_state()
+    np.random.set_state(stream.get_state())
+    try:
+        yield
+    finally:
+        stream.set_state(np.random.get_state())
+        np.random.set_state(before)
 
 
 @contextlib.contextmanager

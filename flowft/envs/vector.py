@@ -8,6 +8,7 @@ worker over a pipe; the simulators themselves stay behind `flowft.envs.base.make
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import signal
@@ -86,6 +87,7 @@ class Vector:
         self._workers: list[tuple[SpawnProcess, Connection]] = []
         # Runs once: at close(), when this object is collected, or at the interpreter's exit.
         self._end = weakref.finalize(self, _shut_down, self._lanes, self._workers)
+        self._end.atexit = False  # its turn would come after OpenGL's end; see below
         try:
             if count > 1 and processes:
                 for lane in range(count):
@@ -97,6 +99,7 @@ class Vector:
         except BaseException:
             self.close()
             raise
+        atexit.register(self._end)  # after the simulators registered theirs, so it runs before them
         self.spec, self.max_steps, self.success_ends = described[0]
 
     def reset(self, lane: int, seed: int) -> Array:
@@ -133,6 +136,7 @@ class Vector:
     def close(self) -> None:
         """End all lanes and worker processes. Calling it again does nothing."""
         self._end()
+        atexit.unregister(self._end)
 
     def __enter__(self) -> Vector:
         return self
@@ -240,8 +244,6 @@ def _answer(pipe: Connection, lane: Lane) -> None:
 
 
 def _shut_down(lanes: list[Lane], workers: list[tuple[SpawnProcess, Connection]]) -> None:
-    for lane in lanes:
-        lane.close()
     for _, pipe in workers:
         with contextlib.suppress(OSError):  # it died already
             pipe.send(("close", ()))
@@ -252,8 +254,11 @@ def _shut_down(lanes: list[Lane], workers: list[tuple[SpawnProcess, Connection]]
             process.kill()
             process.join()
         process.close()
-    lanes.clear()
     workers.clear()
+    with contextlib.ExitStack() as ending:  # one that fails to close does not keep the others open
+        for lane in lanes:
+            ending.callback(lane.close)
+        lanes.clear()
 
 
 def _in_words(error: Exception) -> str:
