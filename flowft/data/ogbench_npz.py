@@ -11,6 +11,7 @@ Ids: `ogbench/<name>` (cube-single-play, antmaze-large-navigate-singletask-task2
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -41,20 +42,30 @@ def known() -> list[str]:
     return [f"ogbench/{name}" for name in [*played, *(name.removesuffix("play") + "noisy" for name in played), *MAZES]]
 
 
+def stem(dataset_id: str) -> str:
+    """The dataset of an id without task and version: ogbench/cube-single-play-singletask-task2-v0 -> cube-single-play."""
+    if not (found := SHAPE.fullmatch(dataset_id.partition("/")[2])):
+        raise source.bad_id(dataset_id, known())
+    return f"{found['scene']}-{found['kind']}"
+
+
+def here(dataset_id: str) -> Path | None:
+    """The training file, if it is in one of the folders."""
+    name = stem(dataset_id)
+    candidates = [home / file for home in homes() for file in (f"{name}-v0.npz", f"{name}.npz")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
 def locate(dataset_id: str) -> Path:
     """The training file of an id; made first when OGBench's oracles can make it here."""
-    name = dataset_id.partition("/")[2]
-    if not (found := SHAPE.fullmatch(name)):
-        raise source.bad_id(dataset_id, known())
-    stem = f"{found['scene']}-{found['kind']}"
-    for home in homes():
-        for spelling in (f"{stem}-v0.npz", f"{stem}.npz"):
-            if (home / spelling).is_file():
-                return home / spelling
-    path = homes()[0] / f"{stem}-v0.npz"
-    if stem in ogbench_play.known():
-        return ogbench_play.generate(stem, path)
-    raise DataError(f"{dataset_id} is not here: no {path}", f"flowft data download ogbench/{stem}")
+    if found := here(dataset_id):
+        return found
+    name = stem(dataset_id)
+    path = homes()[0] / f"{name}-v0.npz"
+    if name in ogbench_play.known():
+        print(f"{path} is not there yet: generating it", file=sys.stderr)
+        return ogbench_play.generate(name, path)
+    raise DataError(f"{dataset_id} is not here: no {path}", f"flowft data download ogbench/{name}")
 
 
 def homes() -> list[Path]:
