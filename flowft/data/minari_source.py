@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from flowft import registry
 from flowft.data import source
 from flowft.data.check import Inspector, Numbers, skip
 from flowft.data.files import is_hdf5, open_hdf5
@@ -70,7 +71,7 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     stored = _open(folder, main)
     low, high = _bounds(stored.action_space, str(main))
     inspector = Inspector(str(main), problems, options, low, high)
-    sizes = _vectors(stored.observation_space, main, options.observation)
+    sizes = _vectors(stored.observation_space, main, options.observation or _usual(stored))
     names = inspector.wanted([f"episode_{i}" for i in stored.episode_indices])
     with open_hdf5(main) as file:
         present = [name for name in names if _complete(inspector, file, name)]
@@ -121,6 +122,15 @@ def _vectors(space: Any, main: Path, wanted: tuple[str, ...]) -> list[str]:
     if not found:
         raise DataError(f"{main}: no observation part is a vector (there are: {', '.join(f'{k} {v}' for k, v in shapes.items())})")
     return found
+
+
+def _usual(stored: Any) -> tuple[str, ...]:
+    """The parts that the environment's family gives by default, for goal environments; () for all vectors."""
+    if stored.env_spec is None or not hasattr(stored.observation_space, "spaces"):
+        return ()
+    goals: Mapping[str, tuple[str, ...]] = registry.get("envs", "robotics").GOALS
+    usual = next((parts for start, parts in goals.items() if stored.env_spec.id.startswith(start)), ("observation",))
+    return usual if all(part in dict(_leaves(stored.observation_space, "")) for part in usual) else ()
 
 
 def _leaves(space: Any, prefix: str) -> Iterator[tuple[str, tuple[int, ...] | None]]:

@@ -1,8 +1,8 @@
 """OGBench npz: observations, actions, terminals (+ qpos, qvel, button_states); no rewards, `<name>-val.npz` beside it.
 
 `terminals` is 1 on the last STATE of a trajectory: that row's action leads nowhere and is dropped. Rewards are those of the
-singletask environment, computed by OGBench's own relabelling from the state after each action, as the environment does;
-a solved state is terminal there, so a trajectory is cut at it and goes on as a new episode once the task is unsolved again.
+singletask environment, by OGBench's own relabelling: reward t belongs to the state BEFORE action t, and the action taken in a
+solved state ends the episode. So a trajectory is cut after that action and goes on as a new episode once the task is unsolved.
 
 Ids: `ogbench/<name>` (cube-single-play, antmaze-large-navigate-singletask-task2-v0, …), looked for as <name>-v0.npz in
 <datasets folder>/ogbench/ and ~/.ogbench/data/. Play data of the manipulation scenes are generated when they are missing.
@@ -114,34 +114,34 @@ def _episodes(
         left_out += lost
         for number, (first, last) in enumerate(pieces):
             begin, end = start + first, start + last
-            done = bool(solved[end])
+            done = bool(solved[end - 1])
             episode = Episode(
                 name=name if len(pieces) == 1 else f"{name}.{number}",
                 observations={"observation": columns["observations"][begin : end + 1]},
                 actions=columns["actions"][begin:end],
-                rewards=rewards[begin + 1 : end + 1],  # of the state after the action
+                rewards=rewards[begin:end],
                 terminated=done,
                 success=None if labels is None else done,
             )
             inspector.accept(episode, lambda key: key if key == "actions" else "observations", row=begin)
     if left_out:
-        inspector.notes.append(f"left out {left_out} actions that begin in a solved state, where the task is already over")
+        inspector.notes.append(f"left out {left_out} actions of solved states, where the task is already over")
 
 
 def _cut(solved: Numbers) -> tuple[list[tuple[int, int]], int]:
-    """[first, last) actions of each piece of one trajectory (T+1 states) that begins unsolved and ends at a solution or the end.
+    """[first, last) actions of each piece of one trajectory (T+1 states): from an unsolved state to the action in the first solved one.
 
-    Also the number of actions in no piece: those from solved states, and single actions between two solved states. A
-    trajectory without a solution is one piece, however short, so that the checks see it.
+    Also the number of actions in no piece: the others of solved states, and a single action left at the end. A trajectory
+    that is never solved is one piece, however short, so that the checks see it.
     """
     actions = len(solved) - 1
-    if not solved.any():
+    if not solved[:actions].any():
         return [(0, actions)], 0
     pieces, first = [], None
     for t in range(actions):
         if first is None and not solved[t]:
             first = t
-        if first is not None and (solved[t + 1] or t + 1 == actions):
+        if first is not None and (solved[t] or t + 1 == actions):
             pieces.append((first, t + 1))
             first = None
     pieces = [(first, last) for first, last in pieces if last - first >= 2]
