@@ -8,6 +8,7 @@ labels its data: reward t belongs to state t.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from flowft.data.spec import EnvSpec
 from flowft.envs import named
 from flowft.envs.base import Family
 from flowft.errors import EnvError
+
+DATA_TYPES = ("play", "noisy", "navigate", "stitch", "explore")
 
 
 def known() -> list[str]:
@@ -72,11 +75,11 @@ def _registered(env: EnvSpec, ids: list[str]) -> str:
         found = next((i for i in (env.id, without_type) if i in ids), None)
         if found is not None:
             return found
-    elif len(words) > 1 and any(i.startswith("-".join(words[:2])) for i in ids):
+    elif len(words) > 2 and words[-2] in DATA_TYPES:
         raise EnvError(
             f"{env.id} is goal-conditioned; its tasks with a reward are …-singletask-v0", f"--env {'-'.join(words[:-1])}-singletask-v0"
         )
-    raise named.unknown(env, ids)
+    raise named.unknown(env, [re.sub("-singletask", f"-{'navigate' if 'maze' in i else 'play'}-singletask", i) for i in ids])
 
 
 def _from_cold(simulator: Any) -> Any:
