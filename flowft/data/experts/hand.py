@@ -21,6 +21,7 @@ RADIANS_PER_UNIT = 0.5
 OPEN, CLOSED = -1.0, 1.0
 TREMOR_MEMORY = 0.7  # how much of the action noise lasts into the next step
 TREMOR_SHARES = np.array([1.0, 1.0, 1.0, 0.4, 0.4, 0.4])  # less in rotation
+RESTING = 2e-3  # metres the hand moves in one step
 STILL = 5e-4  # metres a finger moves in one step
 SERVO_GAIN = 1.6  # action units per unit of error: the controller covers about 60 % of an increment in one step
 
@@ -68,7 +69,7 @@ class Hand:
 
     @property
     def heading(self) -> float:
-        """Direction of the hand's x axis in the table's plane, rad; the fingers close across it."""
+        """Direction of the hand's x axis in the table's plane, rad, in which the fingers close."""
         x_axis = rotation_matrix(self.part("robot0_eef_quat_site"))[:, 0]
         return float(np.arctan2(x_axis[1], x_axis[0]))
 
@@ -76,16 +77,25 @@ class Hand:
         """`heading`, turned by multiples of `period` until it is nearest to where the hand points."""
         return heading + period * float(np.round((self.heading - heading) / period))
 
-    def move(self, target: Callable[[], Vector], heading: float, tolerance: float = 0.008, limit: int = 80, aim: float = 1.0) -> Motion:
-        """To `target()` (asked again at every step) until within `tolerance` of it (metres, and 10 times that in radians)."""
+    def move(
+        self, target: Callable[[], Vector], heading: float, tolerance: float = 0.008, limit: int = 80, aim: float = 1.0, settle: bool = False
+    ) -> Motion:
+        """To `target()` (asked again at every step) until within `tolerance` of it (metres, and 10 times that in radians).
+
+        `settle`: also come to rest there. Joint friction holds the arm a few millimetres off, so what is left is summed up.
+        """
         yield from self._hesitate(heading)
         error = self._generator.normal(size=3) * self.habits.aim * aim
+        left, before = np.zeros(3), self.position
         for _ in range(limit):
             offset = np.asarray(target()) + error - self.position
             turn = self._turn(heading)
-            if np.linalg.norm(offset) < tolerance and np.linalg.norm(turn) < 10 * tolerance:
+            resting = np.linalg.norm(self.position - before) < RESTING
+            if np.linalg.norm(offset) < tolerance and np.linalg.norm(turn) < 10 * tolerance and (resting or not settle):
                 return
-            yield self._action(offset, turn)
+            left = np.clip(left + 0.15 * offset, -0.02, 0.02) if settle and np.linalg.norm(offset) < 0.03 else np.zeros(3)
+            before = self.position
+            yield self._action(offset + left, turn)
 
     def raise_by(self, height: float, heading: float, limit: int = 25) -> Motion:
         """Straight up by `height` metres."""
