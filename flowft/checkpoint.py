@@ -16,6 +16,7 @@ import torch
 from flowft.errors import CheckpointError
 
 FORMAT = 1
+WRITTEN = "name a file that flowft pretrain or flowft finetune wrote"
 
 
 def folder() -> Path:
@@ -60,10 +61,10 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
         raise CheckpointError(f"no file {path}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, AttributeError) as error:
         reason = _reason(error)
-        raise CheckpointError(f"{path} is not a flowft checkpoint, or it is damaged: {reason}") from error
+        raise CheckpointError(f"{path} is not a flowft checkpoint, or it is damaged: {reason}", WRITTEN) from error
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind", "another program's file") if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path} holds {found}, not a flowft {kind}")
+        raise CheckpointError(f"{path} holds {found}, not a flowft {kind}", WRITTEN)
     if content.get("format") != FORMAT:
         found = content.get("format")
         raise CheckpointError(f"{path} has format {found}; this flowft reads format {FORMAT}", "pip install --upgrade flowft")
