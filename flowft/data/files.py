@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:  # h5py raises all three for damaged files
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:  # h5py's, for damaged files
+        if not _from_h5py(error):
+            raise
         raise DataError(f"{path} is a damaged HDF5 file: {_reason(error)}", AGAIN) from error
 
 
@@ -104,6 +107,12 @@ def _head(path: Path) -> bytes:
         raise DataError(f"{path} may not be read by this user ({os.environ.get('USER', os.getuid())})", f"chmod u+r {path}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def _from_h5py(error: BaseException) -> bool:
+    """Was it raised inside h5py? The same exceptions from our own lines are mistakes of ours and must be seen as such."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any("h5py" in frame.f_code.co_filename for frame in frames)
 
 
 def _reason(error: BaseException) -> str:

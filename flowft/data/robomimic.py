@@ -126,7 +126,7 @@ def environment(inspector: Inspector, data: h5py.Group, dataset_id: str) -> EnvS
 def _chosen(inspector: Inspector, file: h5py.File, demos: list[str]) -> list[str]:
     """The demos of the mask asked for, or all. A mask that names absent demos means that demos were lost from the file."""
     wanted = inspector.options.demos
-    masks = file.get("mask", {})
+    masks = found if isinstance(found := file.get("mask"), h5py.Group) else {}
     named = {key: [text(name) for name in np.ravel(masks[key][()])] for key in masks if isinstance(masks[key], h5py.Dataset)}
     if wanted not in (None, "all") and wanted not in named:
         raise DataError(f"{inspector.file}:mask/{wanted}: no such mask{did_you_mean(str(wanted), ['all', *named])}", "--set data.demos=all")
@@ -150,10 +150,13 @@ def _demo(inspector: Inspector, demo: Any, name: str, parts: list[str]) -> None:
         return
     keys = ["actions", "rewards", *(key for key in ("dones", "states") if key in demo)]
     keys += [f"obs/{part}" for part in parts] + [f"next_obs/{part}" for part in nexts]
-    if not inspector.same_length({f"{at}/{key}": _rows(demo[key]) for key in keys}, name):
+    if not _arrays(inspector, demo, at, keys):
         return
-    if "num_samples" in demo.attrs and int(demo.attrs["num_samples"]) != (rows := _rows(demo["actions"])):
-        inspector.report(at, f"num_samples is {int(demo.attrs['num_samples'])}, but actions has {rows} rows", skip(name))
+    if not inspector.same_length({f"{at}/{key}": len(demo[key]) for key in keys}, name):
+        return
+    rows = len(demo["actions"])
+    if (said := text(demo.attrs.get("num_samples", rows))) not in (str(rows), f"{rows}.0"):
+        inspector.report(at, f"num_samples is {said}, but actions has {rows} rows", skip(name))
         return
     episode = _episode(at, demo, parts, bool(nexts))
     inspector.accept(episode, lambda key: f"{at}/{key}" if key in ("actions", "rewards") else f"{at}/obs/{key}")
@@ -161,10 +164,10 @@ def _demo(inspector: Inspector, demo: Any, name: str, parts: list[str]) -> None:
 
 def _complete(inspector: Inspector, demo: h5py.Group, at: str, parts: list[str], nexts: list[str]) -> bool:
     """Are all keys there? next_obs may be absent, but not by halves."""
-    missing = [key for key in ("actions", "rewards", "obs") if key not in demo]
+    missing = [key for key in ("actions", "rewards", "obs") if key not in demo or (key == "obs" and not isinstance(demo[key], h5py.Group))]
     for key in missing:
         inspector.report(f"{at}/{key}", "missing", skip(at))
-    parts_missing = [part for part in parts if "obs" in demo and part not in demo["obs"]]
+    parts_missing = [part for part in parts if "obs" not in missing and part not in demo["obs"]]
     for part in parts_missing:
         choice = f"missing (there are: {', '.join(demo['obs']) or 'none'})"
         inspector.report(f"{at}/obs/{part}", choice, "--set 'data.observation=[…]' with parts that are there")
@@ -172,6 +175,18 @@ def _complete(inspector: Inspector, demo: h5py.Group, at: str, parts: list[str],
     for part in halves:
         inspector.report(f"{at}/next_obs/{part}", "missing, though other parts of next_obs are there", skip(at))
     return not (missing or parts_missing or halves)
+
+
+def _arrays(inspector: Inspector, demo: h5py.Group, at: str, keys: list[str]) -> bool:
+    """Is each key an array with rows, and next_obs of the same width as obs?"""
+    wrong = {key: "not an array with a row for each step" for key in keys if not isinstance(demo[key], h5py.Dataset) or not demo[key].ndim}
+    for key in keys:
+        now = key.removeprefix("next_")
+        if key.startswith("next_obs/") and key not in wrong and now not in wrong and demo[key].shape[1:] != demo[now].shape[1:]:
+            wrong[key] = f"has shape {demo[key].shape}, but {at}/{now} has {demo[now].shape}"
+    for key, what in wrong.items():
+        inspector.report(f"{at}/{key}", what, skip(at))
+    return not wrong
 
 
 def _low_dimensional(inspector: Inspector, demo: h5py.Group, at: str, parts: list[str]) -> bool:
@@ -189,14 +204,11 @@ def _episode(at: str, demo: h5py.Group, parts: list[str], has_next: bool) -> Epi
         observations = {part: np.concatenate([rows, demo[f"next_obs/{part}"][-1:]]) for part, rows in observations.items()}
     rewards = demo["rewards"][()]
     rewards = rewards[:, 0] if rewards.ndim == 2 and rewards.shape[1] == 1 else rewards
-    sparse = rewards.dtype.kind in "fiub" and bool(np.isin(rewards, (0, 1)).all())  # a shaped reward does not tell success
+    # A shaped reward does not tell success.
+    sparse = rewards.ndim == 1 and rewards.dtype.kind in "fiub" and bool(np.isin(rewards, (0, 1)).all())
     success = bool((rewards == 1).any()) if sparse else None
     ends_in_success = sparse and len(rewards) > 0 and bool(rewards[-1] == 1)
     return Episode(at, observations, demo["actions"][()], rewards, terminated=ends_in_success, success=success)
-
-
-def _rows(values: Any) -> int:
-    return int(values.shape[0]) if isinstance(values, h5py.Dataset) and values.ndim else 0
 
 
 def _get(group: h5py.Group, key: str) -> Any:
