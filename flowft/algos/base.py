@@ -1,0 +1,27 @@
+"""What an algorithm is: `update(batch) -> metrics`, and a state that can be saved at any step."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from flowft.data.spec import Batch
+from flowft.policies.policy import FlowPolicy
+
+Metrics = dict[str, torch.Tensor]  # detached scalars, still on the device: reading one synchronises, so the loop decides when
+
+
+class Algorithm(Protocol):
+    """Knows no environment, no logger and no disk."""
+
+    policy: FlowPolicy
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of all that this algorithm learns."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers, temperature, random state: all that the next update depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""

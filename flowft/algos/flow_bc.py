@@ -1,0 +1,64 @@
+"""Cloning by flow matching, in the space before the squash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flowft import device
+from flowft.algos.base import Metrics
+from flowft.data.spec import Batch
+from flowft.policies import flow
+from flowft.policies.policy import FlowPolicy
+
+
+def flow_matching_loss(policy: FlowPolicy, batch: Batch, x0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """E‖(x_1 − x_0) − v_θ(t, (1−t)x_0 + t·x_1, s)‖², x_1 = squash⁻¹(chunk); padded steps do not count.
+
+    x0 (B, D) standard normal, t (B, 1) uniform. Mean over the real values.
+    """
+    x1 = policy.squash.inverse(batch.action).flatten(1)
+    v = policy.velocity(batch.observation, flow.interpolate(x0, x1, t), t)
+    error = policy.chunk((flow.target_velocity(x0, x1) - v).square())
+    return masked_mean(error, batch.valid)
+
+
+def masked_mean(error: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean of (B, h, A) over the real steps of (B, h)."""
+    return (error * valid.unsqueeze(-1)).sum() / (valid.sum() * error.shape[-1]).clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Config:
+    learning_rate: float = 3e-4  # Adam's
+
+
+class FlowBC:
+    """Plain cloning: no critic, nothing but flow matching."""
+
+    Config = Config
+
+    def __init__(self, policy: FlowPolicy, config: Config, seed: int) -> None:
+        self.policy, self.config = policy, config
+        self.stream = device.generator(policy.normalizer.mean.device, seed)
+        self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
+
+    def update(self, batch: Batch) -> Metrics:
+        """One flow-matching step."""
+        x0, _ = self.policy.draw(len(batch.observation), self.stream)
+        t = torch.rand(len(x0), 1, generator=self.stream, device=x0.device)
+        loss = flow_matching_loss(self.policy, batch, x0, t)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {"flow_matching_loss": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": device.rng_state(self.stream)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        device.set_rng_state(self.stream, state["rng"])

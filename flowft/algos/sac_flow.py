@@ -1,0 +1,200 @@
+"""SAC Flow (arXiv 2509.25756): soft actor-critic through a flow policy's noise-augmented rollout.
+
+Read top to bottom: the settings, the critic's loss, the actor's, the temperature's, then how an update applies them.
+Notation: s state, a_{1:h} action chunk, p_c path density of the rollout, Q an ensemble, Q̄ its moving average.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from flowft import device
+from flowft.algos import critic as critics
+from flowft.algos.base import Metrics
+from flowft.algos.flow_bc import flow_matching_loss, masked_mean
+from flowft.algos.trust_region import TrustRegion
+from flowft.data.spec import Batch
+from flowft.policies import flow
+from flowft.policies.policy import FlowPolicy, Sample
+
+
+@dataclass(frozen=True)
+class Config:
+    """The algorithm's knobs, in the recipe's `pretrain` and `finetune` sections."""
+
+    beta: float = 100.0  # β, behaviour regularisation: the first knob to tune; smaller is freer
+    beta_units: Literal["mean", "sum"] = "mean"  # mean over the chunk's values (a β then means the same at any h) or the paper's sum
+    radius: float | None = 0.1  # how far (RMS per action value) the actor may be from its anchor; None: no trust region
+    anchor_rate: float = 0.002  # the anchor follows the actor by this share per actor update
+    gamma: float = 0.99  # discount per environment step
+    tau: float = 0.005  # Q̄ <- (1 − τ)·Q̄ + τ·Q per update
+    pessimism: Literal["min", "mean"] = "min"  # how the ensemble becomes one value
+    actor_learning_rate: float = 3e-4  # Adam's
+    critic_learning_rate: float = 3e-4  # Adam's
+    alpha: float = 0.0  # initial temperature; 0: no entropy term (a fixed σ gives it almost nothing to act on)
+    alpha_learning_rate: float = 3e-4  # 0: α stays as it is
+    target_sigma: float = 0.1  # target entropy, stated as the step noise σ that has it
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise ValueError(f"beta is {self.beta}; it must not be negative")
+        if self.radius is not None and self.radius <= 0:
+            raise ValueError(f"radius is {self.radius}; it must be positive, or null for no trust region")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma is {self.gamma}; it must be in (0, 1]")
+
+
+class SACFlow:
+    """Actor, critic, temperature; `clone` for pretraining, `update` for reinforcement learning."""
+
+    Config = Config
+
+    def __init__(self, policy: FlowPolicy, critic: critics.Config, config: Config, seed: int) -> None:
+        self.policy, self.config = policy, config
+        where = policy.normalizer.mean.device
+        self.critic = critics.Critic(policy.spec.observation_dim, policy.latent_dim, critic).to(where)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.log_alpha = torch.tensor(max(config.alpha, 1e-8), device=where).log().requires_grad_()
+        self.trust_region = TrustRegion(policy, config.radius, config.anchor_rate) if config.radius else None
+        self.actor_optimizer = torch.optim.Adam(policy.parameters(), config.actor_learning_rate, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), config.critic_learning_rate, fused=True)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], config.alpha_learning_rate)
+        self.target_entropy = flow.entropy_at_noise(config.target_sigma, policy.latent_dim, policy.config.steps)
+        self.stream = device.generator(where, seed)
+
+    # Losses ---------------------------------------------------------------------------------------------------------
+
+    def critic_loss(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
+        """Σ over members of (Q(s, a_{1:h}) − y)², y = Σ_{j<n} γ^j r_j + γ^n (1 − terminated)[Q̄(s', a') − α log p_c(a'|s')].
+
+        a' comes from the same noisy rollout as the actor's loss and the behaviour. n = h but for a chunk that ends in a
+        terminal state; a chunk cut short by truncation does not count.
+        """
+        with torch.no_grad():
+            after = self._rollout(batch.next_observation)
+            value = self._pessimistic(self.target_critic(self._state(batch.next_observation), after.action)) - self.alpha * after.log_prob
+            discounts = self.config.gamma ** torch.arange(batch.reward.shape[1], device=value.device)
+            rewards = (discounts * batch.reward).sum(dim=1)
+            target = rewards + self.config.gamma**batch.length * (1 - batch.terminated) * value
+        q = self.critic(self._state(batch.observation), batch.action)  # (ensemble, batch)
+        error = (q - target).square() * batch.complete
+        loss = error.sum() / batch.complete.sum().clamp_min(1)
+        return loss, {"critic_loss": loss.detach(), "q": q.detach().mean(), "q_target": target.mean()}
+
+    def actor_loss(self, batch: Batch) -> tuple[torch.Tensor, Sample, Metrics]:
+        """α log p_c − Q(s, a^θ) + β‖a^θ − a_D‖² (+ λ‖a^θ − a^anchor‖², the trust region), over valid chunk steps."""
+        x0, noise = self.policy.draw(len(batch.observation), self.stream)
+        own = self.policy.sample(batch.observation, x0, noise)
+        q = self._pessimistic(self.critic(self._state(batch.observation), own.action))
+        behaviour = self._behaviour_distance(own, batch)
+        loss = (self.alpha * own.log_prob - q).mean() + self.config.beta * behaviour
+        metrics = {"actor_q": q.detach().mean(), "behaviour_distance": behaviour.detach(), "entropy": -own.path_log_prob.detach().mean()}
+        if self.trust_region is not None:
+            penalty, distance = self.trust_region.penalty(batch, own, x0, noise)
+            loss = loss + penalty
+            metrics |= {"anchor_distance": distance, "trust_lambda": self.trust_region.strength}
+        return loss, own, {"actor_loss": loss.detach(), **metrics}
+
+    def temperature_loss(self, path_log_prob: torch.Tensor) -> torch.Tensor:
+        """α·(−log p_c − H_target): α falls while the entropy is above its target. Both before the squash term."""
+        entropy = -path_log_prob.detach().mean()  # the policy's entropy is given; only α moves
+        return self.log_alpha.exp() * (entropy - self.target_entropy)
+
+    # Updates --------------------------------------------------------------------------------------------------------
+
+    def clone(self, batch: Batch) -> Metrics:
+        """Pretraining: one flow-matching step of the actor and one step of the critic, both on the dataset."""
+        x0, _ = self.policy.draw(len(batch.observation), self.stream)
+        t = torch.rand(len(x0), 1, generator=self.stream, device=x0.device)
+        loss = flow_matching_loss(self.policy, batch, x0, t)
+        self._step(self.actor_optimizer, loss)
+        return {"flow_matching_loss": loss.detach(), **self.update_critic(batch)}
+
+    def update(self, batch: Batch, actor: bool = True) -> Metrics:
+        """One critic step and, where `actor`, one step of the actor and the temperature. No host synchronisation."""
+        metrics = self.update_critic(batch)
+        return metrics | self.update_actor(batch) if actor else metrics
+
+    def update_critic(self, batch: Batch) -> Metrics:
+        loss, metrics = self.critic_loss(batch)
+        self._step(self.critic_optimizer, loss)
+        with torch.no_grad():
+            average(self.target_critic, self.critic, self.config.tau)
+        return metrics
+
+    def update_actor(self, batch: Batch) -> Metrics:
+        loss, own, metrics = self.actor_loss(batch)
+        self._step(self.actor_optimizer, loss)
+        if self.trust_region is not None:
+            self.trust_region.update(metrics["anchor_distance"])
+        if self.config.alpha > 0 and self.config.alpha_learning_rate > 0:
+            self._step(self.alpha_optimizer, self.temperature_loss(own.path_log_prob))
+        return {**metrics, "alpha": self.alpha}
+
+    @property
+    def alpha(self) -> torch.Tensor:
+        """The temperature; exactly 0 when the entropy term is off."""
+        return self.log_alpha.detach().exp() if self.config.alpha > 0 else self.log_alpha.new_zeros(())
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
+        optimizer.step()
+
+    # Pieces ---------------------------------------------------------------------------------------------------------
+
+    def _rollout(self, observation: torch.Tensor) -> Sample:
+        return self.policy.sample(observation, *self.policy.draw(len(observation), self.stream))
+
+    def _state(self, observation: torch.Tensor) -> torch.Tensor:
+        state: torch.Tensor = self.policy.normalizer(observation)
+        return state
+
+    def _pessimistic(self, q: torch.Tensor) -> torch.Tensor:
+        return q.amin(dim=0) if self.config.pessimism == "min" else q.mean(dim=0)
+
+    def _behaviour_distance(self, own: Sample, batch: Batch) -> torch.Tensor:
+        """‖a^θ − a_D‖² over valid steps. Under the clip squash a^θ is taken before the clip, where it has a gradient."""
+        mine = self.policy.chunk(own.latent) if self.policy.config.squash == "clip" else own.action
+        squared = (mine - batch.action).square()
+        if self.config.beta_units == "mean":
+            return masked_mean(squared, batch.valid)
+        return (squared * batch.valid.unsqueeze(-1)).sum(dim=(1, 2)).mean()
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {name: getattr(self, name).state_dict() for name in _PARTS}
+        state |= {"log_alpha": self.log_alpha.detach().clone(), "rng": device.rng_state(self.stream)}
+        return state | ({"trust_region": self.trust_region.state_dict()} if self.trust_region else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        with torch.no_grad():
+            self.log_alpha.copy_(state["log_alpha"])
+        if self.trust_region is not None and "trust_region" in state:
+            self.trust_region.load_state_dict(state["trust_region"])
+        device.set_rng_state(self.stream, state["rng"])
+
+    def load_pretrained(self, state: dict[str, Any], critic: bool, optimizers: bool) -> None:
+        """Take over what pretraining made (the policy is loaded already): its critic, and Adam's state, when asked."""
+        if critic:
+            self.critic.load_state_dict(state["critic"])
+            self.target_critic.load_state_dict(state["target_critic"])
+        if optimizers:
+            self.actor_optimizer.load_state_dict(state["actor_optimizer"])
+            if critic:
+                self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+
+
+_PARTS = ("policy", "critic", "target_critic", "actor_optimizer", "critic_optimizer", "alpha_optimizer")
+
+
+def average(target: torch.nn.Module, source: torch.nn.Module, rate: float) -> None:
+    """target <- (1 − rate)·target + rate·source, parameter by parameter."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)

@@ -1,0 +1,55 @@
+"""How far the actor may go before the critic has seen what happens there.
+
+Right after cloning, Q knows only what the demonstrations did: off them its slope in a is arbitrary, and an actor free
+to follow it breaks within a few dozen updates. So the actor stays within `radius` (root mean square per action value,
+same x_0 and ε) of an anchor, a moving average of itself: it may go anywhere in time, but no faster than the replay
+fills with the actions that it moves to. The strength λ is a Lagrange multiplier, so no scale of Q or β enters.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from flowft.algos.flow_bc import masked_mean
+from flowft.data.spec import Batch
+from flowft.policies.policy import FlowPolicy, Sample
+
+START, LARGEST = 1e3, 1e6  # of λ
+STEP = 0.05  # of log λ per actor update, times how far the distance is off
+
+
+class TrustRegion:
+    """λ·‖x_K^θ − x_K^anchor‖², λ such that the mean squared distance stays at or below radius²."""
+
+    def __init__(self, policy: FlowPolicy, radius: float, anchor_rate: float) -> None:
+        self.policy, self.radius, self.anchor_rate = policy, radius, anchor_rate
+        self.anchor = copy.deepcopy(policy).requires_grad_(False)
+        self.log_strength = torch.tensor(START, device=policy.normalizer.mean.device).log()
+
+    @property
+    def strength(self) -> torch.Tensor:
+        return self.log_strength.exp()
+
+    def penalty(self, batch: Batch, own: Sample, x0: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The term of the actor's loss, and the root mean square distance (detached)."""
+        with torch.no_grad():
+            there = self.anchor.sample(batch.observation, x0, noise).latent
+        squared = masked_mean(self.policy.chunk((own.latent - there).square()), batch.valid)
+        return self.strength * squared, squared.detach().sqrt()
+
+    def update(self, distance: torch.Tensor) -> None:
+        """Dual step on λ, then let the anchor follow."""
+        with torch.no_grad():
+            off = ((distance / self.radius).square() - 1).clamp(-1, 1)
+            self.log_strength = (self.log_strength + STEP * off).clamp(max=torch.tensor(LARGEST).log().item())
+            torch._foreach_lerp_(list(self.anchor.parameters()), list(self.policy.parameters()), self.anchor_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"anchor": self.anchor.state_dict(), "log_strength": self.log_strength.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.anchor.load_state_dict(state["anchor"])
+        self.log_strength = state["log_strength"].to(self.log_strength.device)

@@ -1,0 +1,31 @@
+"""Observation normalisation that lives in the policy and travels with its checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+SMALLEST_STD = 1e-2  # a value that never moved in the data must not blow up when it first moves online
+LARGEST = 10.0  # normalised values are clipped here
+
+
+class Normalizer(nn.Module):
+    """(s − mean)/std per observation value, clipped to ±10. Buffers, not parameters: nothing trains them."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def fit(self, mean: Any, std: Any) -> None:
+        """Take the data's mean and standard deviation, each (D,)."""
+        self.mean.copy_(torch.as_tensor(mean, dtype=torch.float32))
+        self.std.copy_(torch.as_tensor(std, dtype=torch.float32).clamp_min(SMALLEST_STD))
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return ((observation - self.mean) / self.std).clamp(-LARGEST, LARGEST)

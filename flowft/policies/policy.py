@@ -1,0 +1,159 @@
+"""The flow policy: observation -> normalise -> K flow steps -> squash -> un-normalise -> a chunk of h actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from flowft import checkpoint, recipe, registry
+from flowft.data.spec import Array, Spec
+from flowft.device import resolve
+from flowft.errors import CheckpointError
+from flowft.policies import flow, squash
+from flowft.policies.layers import mlp
+from flowft.policies.normalizer import Normalizer
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """The recipe's `policy` section."""
+
+    network: str = "flow_g"  # velocity network: flow_g, flow_t, mlp, or a plug-in's
+    net: dict[str, Any] = field(default_factory=dict)  # that network's own settings, e.g. policy.net.hidden=[256,256,256]
+    horizon: int = 5  # h: actions per chunk, executed open loop
+    steps: int = 4  # K: flow steps
+    squash: Literal["clip", "tanh"] = "clip"  # recipes/README.md has the table that chose it
+    atanh_limit: float = 0.98  # tanh only: |a| of cloning targets is clipped here
+    noise: Literal["fixed", "learned"] = "fixed"  # of the noise-augmented rollout
+    sigma: float = 0.1  # σ, in units of the squashed action; learned: where it starts
+    drift_correction: bool = True  # False: the published code's form, which changes the marginals
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.sigma <= 0:
+            raise ValueError(f"sigma is {self.sigma}; it must be positive")
+
+
+class Sample(NamedTuple):
+    """A chunk drawn from the noise-augmented rollout."""
+
+    action: torch.Tensor  # (B, h, A) in [−1, 1]
+    log_prob: torch.Tensor  # (B,) log p_c of the path, with the squash term
+    path_log_prob: torch.Tensor  # (B,) the same before the squash term: what a target entropy refers to
+    latent: torch.Tensor  # (B, D) x_K, before the squash
+
+
+class FlowPolicy(nn.Module):
+    """A velocity network with all that it takes to act: normaliser, noise, squash and action bounds."""
+
+    def __init__(self, spec: Spec, config: Config) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        self.latent_dim = config.horizon * spec.action_dim
+        self.squash = squash.make(config.squash, config.atanh_limit)
+        self.normalizer = Normalizer(spec.observation_dim)
+        network = registry.get("networks", config.network)
+        settings = recipe.build(network.Config, config.net, "policy.net")
+        self.network = network(spec.observation_dim, self.latent_dim, settings)
+        self.noise_head: nn.Module | None = None
+        if config.noise == "learned":
+            self.noise_head = mlp([spec.observation_dim + self.latent_dim + 1, 256, self.latent_dim], "silu")
+            _start_at(self.noise_head, config.sigma)
+
+    # The flow on tensors --------------------------------------------------------------------------------------------
+
+    def velocity(self, observation: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """v_θ(t, x, s): (B, D) from raw observations (B, O), x (B, D), t (B, 1)."""
+        v: torch.Tensor = self.network(self.network.context(self.normalizer(observation)), x, t)
+        return v
+
+    def integrate(self, observation: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
+        """The noise-free flow from x_0 (B, D) to x_K (B, D)."""
+        return flow.integrate(partial(self.network, self.network.context(self.normalizer(observation))), x0, self.config.steps)
+
+    def sample(self, observation: torch.Tensor, x0: torch.Tensor, noise: torch.Tensor) -> Sample:
+        """The noise-augmented rollout from x_0 (B, D) with noise ε (K, B, D), differentiable in θ."""
+        state = self.normalizer(observation)
+        velocity = partial(self.network, self.network.context(state))
+        path = flow.rollout(velocity, partial(self._sigma, state), x0, noise, self.config.drift_correction)
+        action = self.squash(path.end)
+        log_prob = path.log_prob - self.squash.log_derivative(path.end)
+        return Sample(self.chunk(action), log_prob, path.log_prob, path.end)
+
+    def draw(self, batch: int, stream: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fresh x_0 (B, D) and ε (K, B, D): new for every call, every element and every step."""
+        z = torch.randn(self.config.steps + 1, batch, self.latent_dim, generator=stream, device=stream.device)
+        return z[0], z[1:]
+
+    def chunk(self, flat: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, h, A)."""
+        return flat.unflatten(-1, (self.config.horizon, self.spec.action_dim))
+
+    def _sigma(self, state: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if self.noise_head is None:
+            return x.new_full((), self.config.sigma)
+        raw = self.noise_head(torch.cat([state, x, t], dim=-1)).tanh()
+        log_std: torch.Tensor = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (raw + 1)
+        return log_std.exp()
+
+    # Acting ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def unit_chunk(self, observation: Array, x0: torch.Tensor, noise: torch.Tensor | None = None) -> Array:
+        """Chunks (B, h, A) in [−1, 1] for observations (B, O): noise-free without `noise`, else the noisy rollout."""
+        device = self.normalizer.mean.device
+        s = torch.as_tensor(observation, dtype=torch.float32, device=device)
+        if noise is not None:
+            return self.sample(s, x0.to(device), noise.to(device)).action.cpu().numpy()
+        return self.chunk(self.squash(self.integrate(s, x0.to(device)))).cpu().numpy()
+
+    def act(self, observation: npt.ArrayLike | dict[str, Any], x0: npt.ArrayLike | None = None) -> Array:
+        """A chunk of actions in the environment's units, noise-free.
+
+        observation: (O,) or (B, O), or a dict of its named parts. x0: (D,) or (B, D) standard-normal start of the flow;
+        without it a fresh one is drawn from torch's global stream. Returns (h, A) or (B, h, A), float32.
+        """
+        flat = self.spec.flatten(observation) if isinstance(observation, dict) else np.asarray(observation, dtype=np.float32)
+        if flat.shape[-1] != self.spec.observation_dim or flat.ndim not in (1, 2):
+            wanted = ", ".join(f"{name} {size}" for name, size in self.spec.parts)
+            raise ValueError(f"observation has shape {flat.shape}; this policy sees {self.spec.observation_dim} values ({wanted})")
+        batch = np.atleast_2d(flat)
+        start = torch.randn(len(batch), self.latent_dim) if x0 is None else torch.as_tensor(np.atleast_2d(np.asarray(x0, dtype=np.float32)))
+        actions = self.spec.from_unit(self.unit_chunk(batch, start))
+        return actions[0] if flat.ndim == 1 else actions
+
+
+def load_policy(path: str | Path, device: str = "cpu") -> FlowPolicy:
+    """The policy of a checkpoint, ready to act: `flowft.load_policy("checkpoints/can.pt").act(observation)`."""
+    content = checkpoint.load(checkpoint.find(str(path)), "policy checkpoint", resolve(device))
+    return from_checkpoint(content).to(resolve(device)).eval()
+
+
+def from_checkpoint(content: dict[str, Any]) -> FlowPolicy:
+    """Build the policy that a loaded checkpoint holds."""
+    policy = FlowPolicy(Spec.from_tree(content["spec"]), recipe.build(Config, content["recipe"]["policy"], "policy"))
+    try:
+        policy.load_state_dict(content["policy"])
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's weights do not fit its own settings: {' '.join(str(error).split())[:200]}") from error
+    return policy
+
+
+def _start_at(head: nn.Module, sigma: float) -> None:
+    """Make a noise head put out σ everywhere at first."""
+    last = list(head.modules())[-1]
+    assert isinstance(last, nn.Linear)
+    raw = 2 * (np.log(sigma) - LOG_STD_MIN) / (LOG_STD_MAX - LOG_STD_MIN) - 1
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, float(np.arctanh(np.clip(raw, -0.999, 0.999))))

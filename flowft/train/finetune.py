@@ -1,0 +1,195 @@
+"""Fine-tuning: the policy acts, its steps join the demonstrations in every batch, SAC Flow improves it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowft import checkpoint, device, recipe, registry
+from flowft.data import mixture, source
+from flowft.data.replay import Replay, from_dataset
+from flowft.data.spec import Dataset, EnvSpec
+from flowft.envs import base
+from flowft.envs.vector import Vector
+from flowft.errors import DataError, EnvError
+from flowft.policies import policy as policies
+from flowft.train.collect import Collector
+from flowft.train.evaluate import Evaluator
+from flowft.train.run import Clock, Interrupts, checkpoint_content, environment, to_device
+from flowft.train.runlog import Progress, RunFolder, say
+from flowft.train.settings import Settings, reward_transform
+
+FREE = ("finetune.steps", "eval.envs", "wandb", "threads", "device")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The fine-tuning loop's part of the `finetune` section."""
+
+    steps: int = 1_000_000  # environment steps, all environments together
+    start_updates: int = 5_000  # environment steps before the critic learns
+    start_actor: int = 5_000  # environment steps before the actor learns
+    updates_per_step: float = 1.0  # critic updates per environment step
+    actor_every: int = 1  # critic updates per actor update
+    batch_size: int = 256
+    capacity: int = 1_000_000  # states in the online replay
+    envs: int = 1  # environments stepped together, each in a worker process when more than one
+    fresh_critic: bool = False  # start with an untrained critic instead of the pretrained one
+    keep_optimizers: bool = False  # keep Adam's state from pretraining
+    log_every: int = 500  # environment steps between training rows of metrics.jsonl
+
+
+def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Path:
+    """Run it (or continue it) from a checkpoint; writes checkpoints/NAME.pt and returns that path."""
+    path = checkpoint.find(str(ckpt))
+    content = checkpoint.load(path, "policy checkpoint")
+    settings = Settings.read(recipe.merge(content["recipe"], tree))
+    name = name or f"{path.stem}-finetuned"
+    algorithm = registry.get("algos", settings.algo)
+    parts = recipe.split({"loop": Loop, "mixture": mixture.Config, "algo": algorithm.Config}, settings.finetune, "finetune")
+    loop: Loop = parts["loop"]
+    where = device.resolve(settings.device)
+    settings.apply_threads()
+    env = environment(settings, None, EnvSpec.from_tree(content["env"]) if content["env"] else None)
+    if env is None:
+        raise EnvError(f"{path} does not say in which environment to fine-tune", f"flowft finetune --ckpt {path} --env ID")
+    dataset = same_dataset(content, settings)
+
+    policy = policies.from_checkpoint({**content, "recipe": recipe.to_tree(settings)}).to(where)
+    algo = algorithm(policy, settings.critic, parts["algo"], settings.seed)
+    algo.load_pretrained(content["algo"], critic=not loop.fresh_critic, optimizers=loop.keep_optimizers)
+    transform = reward_transform(settings)
+    online = Replay(loop.capacity, policy.spec.observation_dim, policy.spec.action_dim, transform, settings.seed + 1)
+    data = mixture.Mixture(from_dataset(dataset, transform, settings.seed), online, parts["mixture"])
+    kept = recipe.to_tree(settings) | {"dataset_hash": dataset.hash}
+    with RunFolder(name, "finetune", kept, FREE, settings.wandb) as folder, Interrupts() as interrupts, Vector(env, loop.envs) as vector:
+        base.require_same(policy.spec, vector.spec, str(path), env.id)
+        say(f"{name}: {env.id} from {path}, {loop.steps} steps with {dataset.id}, on {where}")
+        collector = Collector(vector, policy, online, settings.seed)
+        evaluator = Evaluator(env, settings.eval)
+        try:
+            run = Run(folder, interrupts, algo, collector, data, evaluator, loop)
+            run.go(settings.eval.every)
+        finally:
+            evaluator.close()
+        out = checkpoint.folder() / f"{name}.pt"
+        final = checkpoint_content(
+            settings,
+            "finetune",
+            run.step,
+            policy,
+            algo.state_dict(),
+            env,
+            content["dataset"],
+            {"env": env.id, "seed": settings.eval.seed, **run.latest},
+        )
+        checkpoint.save(out, "policy checkpoint", final)
+        return out
+
+
+class Run:
+    """The loop and its counters."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        interrupts: Interrupts,
+        algo: Any,
+        collector: Collector,
+        data: mixture.Mixture,
+        evaluator: Evaluator,
+        loop: Loop,
+    ) -> None:
+        self.folder, self.interrupts, self.algo, self.collector = folder, interrupts, algo, collector
+        self.data, self.evaluator, self.loop = data, evaluator, loop
+        self.step = 0  # environment steps
+        self.updates = 0  # critic updates
+        self.latest: dict[str, Any] = {}  # evaluation
+        self.recent: deque[bool] = deque(maxlen=50)  # successes of training episodes, for the progress line
+
+    def go(self, eval_every: int) -> None:
+        """Collect, update, evaluate, save, until `steps`."""
+        self._begin()
+        clock, progress = Clock(), Progress("finetune", self.loop.steps, self.step, "step")
+        while self.step < self.loop.steps:
+            lanes = self.collector.vector.count
+            for ended in self.collector.step():
+                self.recent.append(ended.success)
+                self.folder.write("episode", self.step + lanes, {"return": ended.total, "success": ended.success, "length": ended.length})
+            before, self.step = self.step, self.step + lanes
+            metrics = self._update()
+            progress.advance(self.step, lanes)
+            if metrics and crossed(before, self.step, self.loop.log_every):
+                self.folder.write("train", self.step, metrics)
+            if (eval_every and crossed(before, self.step, eval_every)) or self.step >= self.loop.steps:
+                self._evaluate(progress)
+                self._save()
+            elif self.interrupts.asked or clock.due():
+                self._save()
+            if self.interrupts.asked and self.step < self.loop.steps:
+                raise KeyboardInterrupt
+        progress.close()
+
+    def _update(self) -> dict[str, Any]:
+        """As many updates as this step owes. Returns the last one's metrics."""
+        metrics: dict[str, Any] = {}
+        owed = int(max(0, self.step - self.loop.start_updates) * self.loop.updates_per_step)
+        while self.updates < owed:
+            batch = self.data.sample(self.loop.batch_size, self.algo.policy.config.horizon, self.step)
+            self.updates += 1
+            actor = self.step > self.loop.start_actor and self.updates % self.loop.actor_every == 0
+            metrics |= self.algo.update(to_device(batch, self.algo.policy.normalizer.mean.device), actor=actor)
+        return metrics
+
+    def _evaluate(self, progress: Progress) -> None:
+        result = self.evaluator(self.algo.policy)
+        self.latest = result.row()
+        self.folder.write("eval", self.step, self.latest)
+        training = f", last {len(self.recent)} training episodes {sum(self.recent)}" if self.recent else ""
+        progress.say(
+            f"step {self.step}: {sum(result.success)}/{len(result.success)} successes, mean return {self.latest['return']:.1f}{training}"
+        )
+
+    def _begin(self) -> None:
+        if saved := self.folder.saved():
+            self.step, self.updates, self.latest = saved["step"], saved["updates"], saved["latest"]
+            self.algo.load_state_dict(saved["algo"])
+            self.data.online.load_state_dict(saved["online"])
+            self.data.offline.generator.set_state(saved["offline_rng"])
+            self.collector.load_state_dict(saved["collector"])
+            say(f"continuing at step {self.step}")
+            return
+        self.collector.begin()
+        result = self.evaluator(self.algo.policy)
+        self.latest = result.row()
+        self.folder.write("eval", 0, self.latest)
+        say(f"step 0 (the policy as it came): {sum(result.success)}/{len(result.success)} successes")
+        self._save()
+
+    def _save(self) -> None:
+        self.folder.save(
+            {
+                "step": self.step, "updates": self.updates, "latest": self.latest, "algo": self.algo.state_dict(),
+                "online": self.data.online.state_dict(), "offline_rng": self.data.offline.generator.get_state(),
+                "collector": self.collector.state_dict(),
+            }
+        )  # fmt: skip
+
+
+def crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return before // every != after // every
+
+
+def same_dataset(content: Mapping[str, Any], settings: Settings) -> Dataset:
+    """The demonstrations that the checkpoint was pretrained on; other bytes under the same name are an error."""
+    dataset = source.load(settings.dataset or content["dataset"]["id"], settings.data)
+    if settings.dataset == content["dataset"]["id"] and dataset.hash != content["dataset"]["hash"]:
+        raise DataError(
+            f"{dataset.path} has changed since the checkpoint was pretrained on it (sha256 {dataset.hash[:12]}, then {content['dataset']['hash'][:12]})",
+            f"flowft pretrain --dataset {dataset.id}",
+        )
+    return dataset

@@ -1,0 +1,120 @@
+"""Pretraining: clone the demonstrations by flow matching, train the critic on them, optionally go on with regularised RL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowft import checkpoint, device, recipe, registry
+from flowft.data import source
+from flowft.data.replay import Replay, from_dataset, observation_statistics
+from flowft.data.spec import Dataset
+from flowft.errors import UsageError
+from flowft.policies.policy import FlowPolicy
+from flowft.train.evaluate import evaluate
+from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, to_device
+from flowft.train.runlog import Progress, RunFolder, say
+from flowft.train.settings import Settings, reward_transform
+
+FREE = ("pretrain.updates", "pretrain.regularised_updates", "eval.", "wandb", "threads", "device", "finetune.")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The pretraining loop's part of the `pretrain` section."""
+
+    updates: int = 1_000_000  # of cloning, one critic update with each
+    regularised_updates: int = 0  # after them: offline updates of the regularised actor loss
+    batch_size: int = 256
+    log_every: int = 500  # updates between rows of metrics.jsonl
+    evaluate: bool = True  # in the simulator at the end
+
+    def __post_init__(self) -> None:
+        if self.updates < 1 or self.batch_size < 1 or self.log_every < 1:
+            raise ValueError("updates, batch_size and log_every must be at least 1")
+
+
+def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
+    """Run it (or continue it) as the recipe says; writes checkpoints/NAME.pt and returns that path."""
+    settings = Settings.read(tree)
+    if settings.dataset is None:
+        raise UsageError("no dataset was named", "flowft pretrain --dataset scripted/lift")
+    algorithm = registry.get("algos", settings.algo)
+    loop, config = recipe.split({"loop": Loop, "algo": algorithm.Config}, settings.pretrain, "pretrain").values()
+    where = device.resolve(settings.device)
+    settings.apply_threads()
+    dataset = source.load(settings.dataset, settings.data)
+    settings = settings.with_dataset(dataset)
+    name = name or default_name(settings.dataset)
+    say(f"{name}: {len(dataset.episodes)} episodes, {dataset.steps} steps from {dataset.path}, on {where}")
+    for note in dataset.notes:
+        say(f"note: {note}")
+
+    torch.manual_seed(settings.seed)  # of the initial weights
+    policy = FlowPolicy(dataset.spec, settings.policy).to(where)
+    policy.normalizer.fit(*observation_statistics(dataset))
+    algo = algorithm(policy, settings.critic, config, settings.seed)
+    replay = from_dataset(dataset, reward_transform(settings), settings.seed)
+    kept = recipe.to_tree(settings) | {"dataset_hash": dataset.hash}
+    with RunFolder(name, "pretrain", kept, FREE, settings.wandb) as folder, Interrupts() as interrupts:
+        run_updates(folder, interrupts, algo, replay, loop, where)
+        return finish(folder, name, settings, algo, dataset, loop)
+
+
+def run_updates(folder: RunFolder, interrupts: Interrupts, algo: Any, replay: Replay, loop: Loop, where: torch.device) -> None:
+    """Cloning updates, then regularised ones; saves as it goes."""
+    total = loop.updates + loop.regularised_updates
+    step = 0
+    if saved := folder.saved():
+        step = saved["step"]
+        algo.load_state_dict(saved["algo"])
+        replay.generator.set_state(saved["replay_rng"])
+        if step:
+            say(f"continuing at update {step}")
+    clock, progress = Clock(), Progress("pretrain", total, step, "update")
+
+    def save() -> None:
+        folder.save({"step": step, "algo": algo.state_dict(), "replay_rng": replay.generator.get_state()})
+
+    while step < total:
+        batch = to_device(replay.sample(loop.batch_size, algo.policy.config.horizon, offline=True), where)
+        metrics = algo.clone(batch) if step < loop.updates else algo.update(batch)
+        step += 1
+        progress.advance(step, 1)
+        if step % loop.log_every == 0:
+            folder.write("train", step, metrics)
+            progress.show(f"flow matching {metrics['flow_matching_loss']:.3f}" if "flow_matching_loss" in metrics else "")
+        if interrupts.asked or clock.due():
+            save()
+        if interrupts.asked:
+            raise KeyboardInterrupt
+    progress.close()
+    save()
+
+
+def finish(folder: RunFolder, name: str, settings: Settings, algo: Any, dataset: Dataset, loop: Loop) -> Path:
+    """Evaluate the cloned policy where that is possible, and write its checkpoint."""
+    env = environment(settings, dataset)
+    evaluation = None
+    if loop.evaluate and env is not None:
+        result = evaluate(algo.policy, env, settings.eval)
+        evaluation = {"env": env.id, "seed": settings.eval.seed, **result.row()}
+        folder.write("eval", loop.updates + loop.regularised_updates, result.row())
+        say(f"cloned policy: {sum(result.success)}/{len(result.success)} successes, mean return {evaluation['return']:.1f}")
+    path = checkpoint.folder() / f"{name}.pt"
+    content = checkpoint_content(
+        settings, "pretrain", loop.updates + loop.regularised_updates, algo.policy, algo.state_dict(), env, describe(dataset), evaluation
+    )
+    checkpoint.save(path, "policy checkpoint", content)
+    return path
+
+
+def default_name(dataset: str) -> str:
+    """`robomimic/can/mh` -> can, `my/demos.hdf5` -> demos."""
+    parts = [part for part in dataset.split("/") if part]
+    known = parts[0] in registry.names("sources") and len(parts) > 1
+    return parts[1] if known else Path(dataset).stem

@@ -1,0 +1,123 @@
+"""What both loops need around their steps: the environment, interrupts, saving now and then, the checkpoint's content."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import Any
+
+import torch
+
+import flowft
+from flowft import recipe
+from flowft.data.replay import Replay
+from flowft.data.spec import Batch, Dataset, EnvSpec
+from flowft.envs import base
+from flowft.policies.policy import FlowPolicy
+from flowft.train.settings import Settings
+
+SAVE_SECONDS = 120.0
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM end the run at the next whole step, after its state has been saved. A second Ctrl-C ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        except ValueError:  # not the main thread: somebody else handles signals there
+            pass
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Clock:
+    """True once every `SAVE_SECONDS`. When a run is saved changes nothing in it."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def due(self) -> bool:
+        if time.monotonic() - self.last < SAVE_SECONDS:
+            return False
+        self.last = time.monotonic()
+        return True
+
+
+def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | None = None) -> EnvSpec | None:
+    """The environment of a run: `env` of the recipe, else the checkpoint's, else the dataset's."""
+    found = saved or (dataset.env if dataset else None)
+    if settings.env is not None:
+        named = base.parse(settings.env)
+        same = found is not None and (named.family, named.id) == (found.family, found.id)
+        found = found if same else named
+    if found is not None and settings.max_steps is not None:
+        found = replace(found, max_steps=settings.max_steps)
+    if found is not None and settings.data.observation and not found.observation:
+        found = replace(found, observation=settings.data.observation)
+    return found
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return batch if device.type == "cpu" else Batch(*(x.to(device, non_blocking=True) for x in batch))
+
+
+def checkpoint_content(
+    settings: Settings, stage: str, step: int, policy: FlowPolicy, algo: Mapping[str, Any], env: EnvSpec | None,
+    dataset: Mapping[str, Any], evaluation: Mapping[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """All it takes to act, to go on fine-tuning, and to know where the policy came from."""
+    return {
+        "stage": stage,
+        "step": step,
+        "spec": policy.spec.to_tree(),
+        "env": env.to_tree() if env else None,
+        "dataset": dict(dataset),
+        "recipe": recipe.to_tree(settings),
+        "policy": policy.state_dict(),
+        "algo": dict(algo),
+        "evaluation": dict(evaluation) if evaluation else None,
+        "versions": versions(),
+    }
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Which data a policy was made from."""
+    return {
+        "id": dataset.id, "path": dataset.path, "hash": dataset.hash, "format": dataset.format,
+        "episodes": len(dataset.episodes), "steps": dataset.steps, "notes": list(dataset.notes),
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of what a result may depend on."""
+    found = {"flowft": flowft.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    for package in ("numpy", "gymnasium", "mujoco", "robosuite", "ogbench", "gymnasium-robotics"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def replay_bytes(replay: Replay) -> int:
+    """Memory of a replay's tensors."""
+    return sum(t.numel() * t.element_size() for t in vars(replay).values() if isinstance(t, torch.Tensor))
