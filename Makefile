@@ -39,18 +39,18 @@ $(BIN)/python:
 demo: setup
 	@$(THREADS) PATH="$(abspath $(BIN)):$$PATH" bash -euo pipefail -c '\
 	  flowft pretrain --recipe demo --dataset scripted/lift --name demo; \
-	  flowft finetune --recipe demo --ckpt demo --name demo-online; \
-	  flowft plot demo-online --out demo/success.png'
+	  flowft finetune --ckpt demo; \
+	  flowft plot demo-finetuned --out demo/success.png'
 	@echo
 	@echo "The plot: $(CURDIR)/demo/success.png (the cloned policy is the dashed line, the improved one the curve)"
 	@echo "Next:     source $(BIN)/activate"
-	@echo "          flowft eval demo-online --episodes 100                # the improved policy, with its interval"
+	@echo "          flowft eval demo-finetuned --episodes 100             # the improved policy, with its interval"
 	@echo "          flowft data info scripted/lift                        # what it was cloned from"
 	@echo "          flowft data check my_demos.hdf5                       # then your own:"
 	@echo "          flowft pretrain --dataset my_demos.hdf5 --name mine && flowft finetune --ckpt mine"
 
 test: setup
-	@$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --durations=10 $(PYTEST_ARGS)
+	@$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10 $(PYTEST_ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .
