@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowft.data.spec import EnvSpec, Spec
+from flowft.envs import robosuite_osc
 from flowft.envs.base import Family
 from flowft.errors import EnvError, MissingExtra, did_you_mean
 
@@ -77,7 +78,7 @@ class RobosuiteEnv(gymnasium.Env[Parts, npt.NDArray[np.float64]]):
     render_mode = "rgb_array"
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
 
-    def __init__(self, task: str, kwargs: Mapping[str, Any], parts: Sequence[str] = ()) -> None:
+    def __init__(self, task: str, kwargs: Mapping[str, Any], parts: Sequence[str] = (), speed_up: bool = True) -> None:
         suite = _robosuite()
         settings = {**default_kwargs(_default_robots(task)), **copy.deepcopy(dict(kwargs))}
         self.camera = "agentview"
@@ -91,11 +92,12 @@ class RobosuiteEnv(gymnasium.Env[Parts, npt.NDArray[np.float64]]):
         self._cache: Parts = {}
         self._last: Parts = {}
         self._take_over_observations()
+        self.sped_up = speed_up and robosuite_osc.install(self.raw)
         found = self.reset(seed=MODEL_SEED)[0]
         low, high = self.raw.action_spec
         self.spec_ = Spec(tuple((n, found[n].size) for n in self._order), tuple(map(float, low)), tuple(map(float, high)))
         self.action_space = gymnasium.spaces.Box(np.asarray(low), np.asarray(high), dtype=np.float64)
-        spaces = {name: gymnasium.spaces.Box(-np.inf, np.inf, value.shape, np.float64) for name, value in found.items()}
+        spaces: dict[str, Any] = {name: gymnasium.spaces.Box(-np.inf, np.inf, value.shape, np.float64) for name, value in found.items()}
         self.observation_space = gymnasium.spaces.Dict(spaces)  # type: ignore[assignment]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Parts, dict[str, Any]]:
