@@ -18,7 +18,7 @@ from flowft.data import source
 from flowft.data.check import Inspector
 from flowft.data.columns import Numbers, complete, flat, segments
 from flowft.data.d4rl_scores import RETURNS
-from flowft.data.files import is_hdf5, open_hdf5
+from flowft.data.files import is_hdf5, names, open_hdf5
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
 from flowft.errors import DataError
@@ -69,11 +69,11 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     with open_hdf5(path) as file:
         wanted = ("actions", "observations", "rewards", "terminals", "timeouts", "next_observations")
         columns: dict[str, Numbers] = {key: file[key][()] for key in wanted if isinstance(file.get(key), h5py.Dataset)}
-        has = list(file)
+        has = names(file)
     sound = complete(inspector, columns, ("actions", "observations", "rewards", "terminals"), has)
     if sound and (last := _ends(inspector, columns)) is not None:
         task = _task(dataset_id, path)
-        _episodes(inspector, columns, last, names=_parts(task, columns["observations"]), sparse=task == "antmaze")
+        _episodes(inspector, columns, last, _parts(task, columns["observations"]), sparse=task == "antmaze")
     env = _environment(inspector, dataset_id, path, columns)
     return inspector.dataset(dataset_id, NAME, FORMAT, source.sha256(path), env)
 
@@ -99,7 +99,7 @@ def _parts(task: str, observations: Numbers) -> dict[str, slice]:
 
 
 def _episodes(
-    inspector: Inspector, columns: dict[str, Numbers], last: npt.NDArray[np.bool_], names: dict[str, slice], sparse: bool
+    inspector: Inspector, columns: dict[str, Numbers], last: npt.NDArray[np.bool_], parts: dict[str, slice], sparse: bool
 ) -> None:
     spans = {f"episode_{i}": span for i, span in enumerate(segments(last))}
     *_, (name, (start, stop)) = spans.items()
@@ -113,7 +113,7 @@ def _episodes(
         states = columns["observations"][start:stop]
         if "next_observations" in columns:
             states = np.concatenate([states, columns["next_observations"][stop - 1 : stop]])
-        observations = {part: states[:, where] for part, where in names.items()} if states.ndim == 2 else {"observation": states}
+        observations = {part: states[:, where] for part, where in parts.items()} if states.ndim == 2 else {"observation": states}
         success = bool((rewards[start:stop] > 0).any()) if sparse else None  # dense returns do not say
         episode = Episode(name, observations, columns["actions"][start:stop], rewards[start:stop], bool(terminals[stop - 1]), success)
         inspector.accept(episode, lambda key: key if key in ("actions", "rewards") else "observations", row=start)

@@ -89,6 +89,11 @@ def numeric_order(names: Iterator[str] | list[str]) -> list[str]:
     return sorted(names, key=lambda name: (int(tail[0]) if (tail := re.findall(r"\d+$", name)) else -1, name))
 
 
+def names(group: h5py.Group) -> list[str]:
+    """What a group holds, printable. A damaged file's names may be no UTF-8, which h5py gives as bytes, or control characters."""
+    return [name if (name := text(raw)).isprintable() else name.encode("unicode_escape").decode() for raw in group]
+
+
 def text(value: Any) -> str:
     """An HDF5 string attribute or scalar, which h5py gives as str, bytes or a numpy scalar of either."""
     value = value.item() if isinstance(value, (np.ndarray, np.generic)) else value

@@ -18,7 +18,7 @@ import numpy as np
 from flowft import registry
 from flowft.data import source
 from flowft.data.check import Inspector, Numbers, skip
-from flowft.data.files import is_hdf5, open_hdf5
+from flowft.data.files import is_hdf5, names, open_hdf5
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
 from flowft.errors import DataError, MissingExtra
@@ -59,7 +59,7 @@ def matches(path: Path) -> bool:
     if not is_hdf5(path):
         return False
     with open_hdf5(path) as file:
-        return any(name.startswith("episode_") for name in file)
+        return any(name.startswith("episode_") for name in names(file))
 
 
 def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> Dataset:
@@ -72,9 +72,9 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     low, high = _bounds(stored.action_space, str(main))
     inspector = Inspector(str(main), problems, options, low, high)
     sizes = _vectors(stored.observation_space, main, options.observation or _usual(stored))
-    names = inspector.wanted([f"episode_{i}" for i in stored.episode_indices])
+    chosen = inspector.wanted([f"episode_{i}" for i in stored.episode_indices])
     with open_hdf5(main) as file:
-        present = [name for name in names if _complete(inspector, file, name)]
+        present = [name for name in chosen if _complete(inspector, file, name)]
     for episode in _episodes(inspector, stored, present):
         _keep(inspector, episode, sizes)
     if (said := stored.total_episodes) != len(stored.episode_indices):
@@ -156,8 +156,8 @@ def _complete(inspector: Inspector, file: h5py.File, name: str) -> bool:
     return not missing
 
 
-def _episodes(inspector: Inspector, stored: Any, names: list[str]) -> Iterator[Any]:
-    for name in names:
+def _episodes(inspector: Inspector, stored: Any, chosen: list[str]) -> Iterator[Any]:
+    for name in chosen:
         try:
             yield from stored.iterate_episodes([int(name.rpartition("_")[2])])
         except (OSError, RuntimeError, KeyError, ValueError, AssertionError, TypeError, IndexError) as error:

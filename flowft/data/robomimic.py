@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flowft.data import source
 from flowft.data.check import Inspector, skip
-from flowft.data.files import is_hdf5, numeric_order, open_hdf5, text
+from flowft.data.files import is_hdf5, names, numeric_order, open_hdf5, text
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
 from flowft.errors import DataError, did_you_mean
@@ -80,22 +80,23 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     with open_hdf5(path) as file:
         data = file.get("data")
         if not isinstance(data, h5py.Group):
-            raise DataError(f"{path}:data: missing; a robomimic file keeps its demos there (this one has: {', '.join(file) or 'nothing'})")
-        demos = numeric_order(list(data))
+            there = ", ".join(names(file)) or "nothing"
+            raise DataError(f"{path}:data: missing; a robomimic file keeps its demos there (this one has: {there})", "flowft data list")
+        demos = numeric_order(names(data))
         if not demos:
             inspector.report("data", "there is no demo in the file")
-        names = inspector.wanted(_chosen(inspector, file, demos))
+        chosen = inspector.wanted(_chosen(inspector, file, demos))
         env = environment(inspector, data, dataset_id)
-        parts = list(options.observation) or usual_parts(data, names)
-        for name in names:
+        parts = list(options.observation) or usual_parts(data, chosen)
+        for name in chosen:
             _demo(inspector, data[name], name, parts)
     env = env and EnvSpec(**{**env.__dict__, "observation": tuple(parts)})
     return inspector.dataset(dataset_id, NAME, FORMAT, source.sha256(path), env, parts)
 
 
-def usual_parts(data: h5py.Group, names: list[str]) -> list[str]:
+def usual_parts(data: h5py.Group, demos: list[str]) -> list[str]:
     """End effector position and orientation, gripper of each robot in turn, then the objects."""
-    there = {key for name in names[:1] if isinstance(obs := _get(data, f"{name}/obs"), h5py.Group) for key in obs}
+    there = {key for name in demos[:1] if isinstance(obs := _get(data, f"{name}/obs"), h5py.Group) for key in obs}
     robots = [robot for robot in ("robot0", "robot1") if f"{robot}_eef_pos" in there] or ["robot0"]
     return [f"{robot}_{part}" for robot in robots for part in ROBOT_PARTS] + ["object"]
 
@@ -169,7 +170,7 @@ def _complete(inspector: Inspector, demo: h5py.Group, at: str, parts: list[str],
         inspector.report(f"{at}/{key}", "missing", skip(at))
     parts_missing = [part for part in parts if "obs" not in missing and part not in demo["obs"]]
     for part in parts_missing:
-        choice = f"missing (there are: {', '.join(demo['obs']) or 'none'})"
+        choice = f"missing (there are: {', '.join(names(demo['obs'])) or 'none'})"
         inspector.report(f"{at}/obs/{part}", choice, "--set 'data.observation=[…]' with parts that are there")
     halves = [part for part in parts if nexts and part not in nexts]
     for part in halves:
