@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from flowft.cli.main import run
+from flowft.data import source
+from flowft.errors import DataError
 
 
 @pytest.fixture
@@ -50,6 +53,13 @@ def test_info_describes_what_check_refuses(hopper: Path, capsys: pytest.CaptureF
 def test_check_of_a_sound_file(hopper: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["data", "check", str(hopper)]) == 0
     assert capsys.readouterr().out == "no problems: 2 episodes, 9 steps\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the super-user may read everything")
+def test_a_file_that_may_not_be_read(hopper: Path) -> None:
+    hopper.chmod(0)
+    with pytest.raises(DataError, match="may not be read"):
+        source.load(str(hopper))
 
 
 def test_list_says_what_is_here(hopper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

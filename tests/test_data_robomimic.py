@@ -239,13 +239,6 @@ def test_files_that_are_no_dataset(sound: Path, tmp_path: Path, name: str, says:
         assert says in out + err and "Traceback" not in out + err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the super-user may read everything")
-def test_a_file_that_may_not_be_read(sound: Path) -> None:
-    sound.chmod(0)
-    with pytest.raises(DataError, match="may not be read"):
-        source.load(str(sound))
-
-
 def test_check_lists_every_problem(sound: Path) -> None:
     with h5py.File(sound, "a") as file:
         file["data/demo_0/obs/object"][2, 0] = np.nan
