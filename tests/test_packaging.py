@@ -107,9 +107,9 @@ def test_every_recipe_means_something_to_both_stages(path: Path) -> None:
 
     settings = Settings.read(recipe.read(str(path)))
     algorithm = registry.get("algos", settings.algo)
-    recipe.split({"loop": pretrain.Loop, "algo": algorithm.Config}, settings.pretrain, "pretrain")
-    recipe.split({"loop": finetune.Loop, "mixture": mixture.Config, "algo": algorithm.Config}, settings.finetune, "finetune")
-    recipe.build(registry.get("networks", settings.policy.network).Config, settings.policy.net, "policy.net")
+    recipe.split({"loop": pretrain.Loop, "algo": algorithm.config_type}, settings.pretrain, "pretrain")
+    recipe.split({"loop": finetune.Loop, "mixture": mixture.Config, "algo": algorithm.config_type}, settings.finetune, "finetune")
+    recipe.build(registry.get("networks", settings.policy.network).config_type, settings.policy.net, "policy.net")
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name in ("robomimic", "ogbench")], ids=lambda path: path.stem)

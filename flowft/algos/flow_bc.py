@@ -38,25 +38,35 @@ class Config:
 class FlowBC:
     """Plain cloning: no critic, nothing but flow matching."""
 
-    Config = Config
+    config_type = Config
 
-    def __init__(self, policy: FlowPolicy, config: Config, seed: int) -> None:
+    def __init__(self, policy: FlowPolicy, critic: object, config: Config, seed: int) -> None:
+        """`critic` settings are taken as every algorithm takes them, and not used."""
         self.policy, self.config = policy, config
         self.stream = device.generator(policy.normalizer.mean.device, seed)
         self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
 
-    def update(self, batch: Batch) -> Metrics:
+    def clone(self, batch: Batch) -> Metrics:
         """One flow-matching step."""
+        return self.update(batch)
+
+    def update(self, batch: Batch, actor: bool = True) -> Metrics:
+        """One flow-matching step, whoever asks: with `--set algo=flow_bc` fine-tuning is cloning of the mixed replay."""
         x0, _ = self.policy.draw(len(batch.observation), self.stream)
         t = torch.rand(len(x0), 1, generator=self.stream, device=x0.device)
         loss = flow_matching_loss(self.policy, batch, x0, t)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return {"flow_matching_loss": loss.detach()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": device.rng_state(self.stream)}
+
+    def load_pretrained(self, state: dict[str, Any], critic: bool, optimizers: bool) -> None:
+        """The policy is loaded already; there is no critic to take over."""
+        if optimizers:
+            self.optimizer.load_state_dict(state["optimizer"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])

@@ -28,7 +28,7 @@ class Config:
 
     beta: float = 100.0  # β, behaviour regularisation: the first knob to tune; smaller is freer
     beta_units: Literal["mean", "sum"] = "mean"  # mean over the chunk's values (a β then means the same at any h) or the paper's sum
-    radius: float | None = 0.1  # how far (RMS per action value) the actor may be from its anchor; None: no trust region
+    radius: float | None = 0.05  # how far (RMS per action value) the actor may be from its anchor; None: no trust region
     anchor_rate: float = 0.002  # the anchor follows the actor by this share per actor update
     gamma: float = 0.99  # discount per environment step
     tau: float = 0.005  # Q̄ <- (1 − τ)·Q̄ + τ·Q per update
@@ -51,7 +51,7 @@ class Config:
 class SACFlow:
     """Actor, critic, temperature; `clone` for pretraining, `update` for reinforcement learning."""
 
-    Config = Config
+    config_type = Config
 
     def __init__(self, policy: FlowPolicy, critic: critics.Config, config: Config, seed: int) -> None:
         self.policy, self.config = policy, config
@@ -142,7 +142,8 @@ class SACFlow:
 
     def _step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
         optimizer.step()
 
     # Pieces ---------------------------------------------------------------------------------------------------------

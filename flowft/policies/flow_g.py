@@ -22,7 +22,7 @@ class Config:
 class FlowG(nn.Module):
     """v = g ⊙ (v̂ − x)."""
 
-    Config = Config
+    config_type = Config
 
     def __init__(self, observation_dim: int, latent_dim: int, config: Config) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ and cross-attention of every layer) is the `context`, computed once per rollout 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ class Config:
 class FlowT(nn.Module):
     """v = head(decoder(E_A(x) + E_t(t); E_S(s)))."""
 
-    Config = Config
+    config_type = Config
 
     def __init__(self, observation_dim: int, latent_dim: int, config: Config) -> None:
         super().__init__()
@@ -39,15 +39,18 @@ class FlowT(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(d, config) for _ in range(config.layers))
         self.head = nn.Linear(d, latent_dim)
 
+    def layers(self) -> list[DecoderLayer]:
+        return cast(list[DecoderLayer], list(self.decoder))
+
     def context(self, observation: torch.Tensor) -> list[torch.Tensor]:
         """The cross-attention output of every layer, each (B, d): all that the state contributes."""
         memory = self.state_encoder(observation)
-        return [layer.cross_attention(memory) for layer in self.decoder]
+        return [layer.cross_attend(memory) for layer in self.layers()]
 
     def forward(self, context: list[torch.Tensor], x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """v (B, D) from the context, x (B, D) and t (B, 1)."""
         token = self.action_encoder(x) + self.time_encoder(t)
-        for layer, state in zip(self.decoder, context, strict=True):
+        for layer, state in zip(self.layers(), context, strict=True):
             token = layer(token, state)
         velocity: torch.Tensor = self.head(token)
         return velocity
@@ -71,6 +74,11 @@ class DecoderLayer(nn.Module):
         inner = config.feed_forward * width
         self.feed_forward = nn.Sequential(nn.Linear(width, inner), activation("gelu"), nn.Linear(inner, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(2 if self.pre else 3))
+
+    def cross_attend(self, memory: torch.Tensor) -> torch.Tensor:
+        """What the encoded state (B, d) contributes to this layer, whatever the token."""
+        contribution: torch.Tensor = self.cross_attention(memory)
+        return contribution
 
     def forward(self, token: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """(B, d) and the state's cross-attention output (B, d) -> (B, d)."""

@@ -19,7 +19,7 @@ class Config:
 class MLPVelocity(nn.Module):
     """v = MLP(s, x, t)."""
 
-    Config = Config
+    config_type = Config
 
     def __init__(self, observation_dim: int, latent_dim: int, config: Config) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ class FlowPolicy(nn.Module):
         self.squash = squash.make(config.squash, config.atanh_limit)
         self.normalizer = Normalizer(spec.observation_dim)
         network = registry.get("networks", config.network)
-        settings = recipe.build(network.Config, config.net, "policy.net")
+        settings = recipe.build(network.config_type, config.net, "policy.net")
         self.network = network(spec.observation_dim, self.latent_dim, settings)
         self.noise_head: nn.Module | None = None
         if config.noise == "learned":
@@ -98,7 +98,7 @@ class FlowPolicy(nn.Module):
 
     def chunk(self, flat: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, h, A)."""
-        return flat.unflatten(-1, (self.config.horizon, self.spec.action_dim))
+        return flat.reshape(*flat.shape[:-1], self.config.horizon, self.spec.action_dim)
 
     def _sigma(self, state: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         if self.noise_head is None:

@@ -49,7 +49,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     settings = Settings.read(recipe.merge(content["recipe"], tree))
     name = name or f"{path.stem}-finetuned"
     algorithm = registry.get("algos", settings.algo)
-    parts = recipe.split({"loop": Loop, "mixture": mixture.Config, "algo": algorithm.Config}, settings.finetune, "finetune")
+    parts = recipe.split({"loop": Loop, "mixture": mixture.Config, "algo": algorithm.config_type}, settings.finetune, "finetune")
     loop: Loop = parts["loop"]
     where = device.resolve(settings.device)
     settings.apply_threads()
@@ -107,6 +107,8 @@ class Run:
         self.data, self.evaluator, self.loop = data, evaluator, loop
         self.step = 0  # environment steps
         self.updates = 0  # critic updates
+        self.actor_updates = 0
+        self.evaluated = 0  # actor updates of the policy that `latest` is about
         self.latest: dict[str, Any] = {}  # evaluation
         self.recent: deque[bool] = deque(maxlen=50)  # successes of training episodes, for the progress line
 
@@ -141,21 +143,22 @@ class Run:
             batch = self.data.sample(self.loop.batch_size, self.algo.policy.config.horizon, self.step)
             self.updates += 1
             actor = self.step > self.loop.start_actor and self.updates % self.loop.actor_every == 0
+            self.actor_updates += int(actor)
             metrics |= self.algo.update(to_device(batch, self.algo.policy.normalizer.mean.device), actor=actor)
         return metrics
 
     def _evaluate(self, progress: Progress) -> None:
-        result = self.evaluator(self.algo.policy)
-        self.latest = result.row()
+        if self.actor_updates != self.evaluated:  # the same policy on the same seeds gives the same numbers
+            self.latest = self.evaluator(self.algo.policy).row()
+            self.evaluated = self.actor_updates
         self.folder.write("eval", self.step, self.latest)
         training = f", last {len(self.recent)} training episodes {sum(self.recent)}" if self.recent else ""
-        progress.say(
-            f"step {self.step}: {sum(result.success)}/{len(result.success)} successes, mean return {self.latest['return']:.1f}{training}"
-        )
+        progress.say(f"step {self.step}: {_score(self.latest)}{training}")
 
     def _begin(self) -> None:
         if saved := self.folder.saved():
-            self.step, self.updates, self.latest = saved["step"], saved["updates"], saved["latest"]
+            for name in _COUNTERS:
+                setattr(self, name, saved[name])
             self.algo.load_state_dict(saved["algo"])
             self.data.online.load_state_dict(saved["online"])
             self.data.offline.generator.set_state(saved["offline_rng"])
@@ -163,20 +166,26 @@ class Run:
             say(f"continuing at step {self.step}")
             return
         self.collector.begin()
-        result = self.evaluator(self.algo.policy)
-        self.latest = result.row()
+        self.latest = self.evaluator(self.algo.policy).row()
         self.folder.write("eval", 0, self.latest)
-        say(f"step 0 (the policy as it came): {sum(result.success)}/{len(result.success)} successes")
+        say(f"step 0 (the policy as it came): {_score(self.latest)}")
         self._save()
 
     def _save(self) -> None:
         self.folder.save(
             {
-                "step": self.step, "updates": self.updates, "latest": self.latest, "algo": self.algo.state_dict(),
+                **{name: getattr(self, name) for name in _COUNTERS}, "algo": self.algo.state_dict(),
                 "online": self.data.online.state_dict(), "offline_rng": self.data.offline.generator.get_state(),
                 "collector": self.collector.state_dict(),
             }
         )  # fmt: skip
+
+
+_COUNTERS = ("step", "updates", "actor_updates", "evaluated", "latest")
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    return f"{row['successes']}/{row['episodes']} successes, mean return {row['return']:.1f}, length {row['length']:.0f}"
 
 
 def crossed(before: int, after: int, every: int) -> bool:

@@ -44,12 +44,12 @@ def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
     if settings.dataset is None:
         raise UsageError("no dataset was named", "flowft pretrain --dataset scripted/lift")
     algorithm = registry.get("algos", settings.algo)
-    loop, config = recipe.split({"loop": Loop, "algo": algorithm.Config}, settings.pretrain, "pretrain").values()
+    loop, config = recipe.split({"loop": Loop, "algo": algorithm.config_type}, settings.pretrain, "pretrain").values()
     where = device.resolve(settings.device)
     settings.apply_threads()
     dataset = source.load(settings.dataset, settings.data)
-    settings = settings.with_dataset(dataset)
     name = name or default_name(settings.dataset)
+    settings = settings.with_dataset(dataset)
     say(f"{name}: {len(dataset.episodes)} episodes, {dataset.steps} steps from {dataset.path}, on {where}")
     for note in dataset.notes:
         say(f"note: {note}")
