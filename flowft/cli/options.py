@@ -38,6 +38,16 @@ def tree(recipe_name: str | None, assignments: tuple[str, ...], **given: Any) ->
     return recipe.merge(named, recipe.from_assignments(assignments), {key: value for key, value in given.items() if value is not None})
 
 
+def recipe_of(dataset: str | None) -> str | None:
+    """The recipe named after a dataset id or its task (`robomimic/can/mh`: robomimic/can), said on stderr; None if there is none."""
+    names = recipe.available()
+    for name in (dataset or "", (dataset or "").rpartition("/")[0]):
+        if name in names:
+            click.echo(f"recipe: {name}, as the dataset's name is (--recipe NAME for another)", err=True)
+            return name
+    return None
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Ctrl-C (or SIGTERM) ends in the command that goes on from the last saved state, exit code 130."""

@@ -16,9 +16,11 @@ def pretrain(
 ) -> None:  # fmt: skip
     """Clone a flow policy from demonstrations and train its critic.
 
+    A dataset that a recipe is named after (`flowft pretrain --dataset scripted/lift`) brings that recipe along.
     Writes checkpoints/NAME.pt and runs/NAME/. NAME is the dataset's unless --name says otherwise. The same command
     continues a run that was interrupted.
     """
+    recipe_name = recipe_name or options.recipe_of(dataset)
     tree = options.tree(recipe_name, assignments, dataset=dataset, seed=seed, device=device, env=env)
     with options.interruptible():
         from flowft.train import pretrain as stage

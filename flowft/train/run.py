@@ -71,6 +71,8 @@ def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | No
         found = found if same else named
     if found is not None and settings.max_steps is not None:
         found = replace(found, max_steps=settings.max_steps)
+    if found is not None and settings.env_kwargs:
+        found = replace(found, kwargs={**found.kwargs, **settings.env_kwargs})
     if found is not None and settings.data.observation and not found.observation:
         found = replace(found, observation=settings.data.observation)
     return found

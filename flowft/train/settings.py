@@ -38,6 +38,7 @@ class Settings:
 
     dataset: str | None = None  # id or path
     env: str | None = None  # None: the environment that the dataset was made in
+    env_kwargs: dict[str, Any] = field(default_factory=dict)  # for its builder, e.g. {success_ends: false} where rewards are dense
     max_steps: int | None = None  # episode limit in environment steps; None: the environment's own
     algo: str = "sac_flow"
     seed: int = 0

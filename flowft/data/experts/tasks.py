@@ -1,4 +1,4 @@
-"""Which scripted experts there are, and the imperfection at which 50 of their demonstrations clone to a middling policy."""
+"""Which scripted experts there are, and the number and imperfection of demonstrations that clone to a middling policy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("lift", "Lift", episodes=50, imperfection=2.0),
+        Task("lift", "Lift", episodes=30, imperfection=3.0),
         Task("can", "PickPlaceCan", episodes=100, imperfection=1.0),
         Task("square", "NutAssemblySquare", episodes=100, imperfection=0.5),
     )
