@@ -196,9 +196,10 @@ def crossed(before: int, after: int, every: int) -> bool:
 def same_dataset(content: Mapping[str, Any], settings: Settings) -> Dataset:
     """The demonstrations that the checkpoint was pretrained on; other bytes under the same name are an error."""
     dataset = source.load(settings.dataset or content["dataset"]["id"], settings.data)
-    if settings.dataset == content["dataset"]["id"] and dataset.hash != content["dataset"]["hash"]:
+    before = content["dataset"]
+    if settings.dataset == before["id"] and dataset.hash != before["hash"]:
         raise DataError(
-            f"{dataset.path} has changed since the checkpoint was pretrained on it (sha256 {dataset.hash[:12]}, then {content['dataset']['hash'][:12]})",
+            f"{dataset.path} has changed since the checkpoint was pretrained on it (sha256 {dataset.hash[:12]}, then {before['hash'][:12]})",
             f"flowft pretrain --dataset {dataset.id}",
         )
     return dataset
