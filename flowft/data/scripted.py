@@ -173,9 +173,9 @@ def _write(data: h5py.Group, name: str, demonstration: Demonstration) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its name at the end, or vanishes after an error."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         yield part
         os.replace(part, path)
     except OSError as error:

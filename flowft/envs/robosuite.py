@@ -17,7 +17,6 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import gymnasium
@@ -25,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flowft.data.spec import EnvSpec, Spec
-from flowft.envs import robosuite_osc
+from flowft.envs import robosuite_osc, robosuite_versions
 from flowft.envs.base import Family
+from flowft.envs.robosuite_versions import quiet
 from flowft.errors import EnvError, MissingExtra, did_you_mean
 
 Parts = dict[str, npt.NDArray[np.float64]]
@@ -43,16 +43,13 @@ _USER_GL = os.environ.get("MUJOCO_GL")
 
 def build(env: EnvSpec) -> Family:
     """The simulator of `env`. Raises EnvError for a task, setting or observation part that robosuite does not have."""
-    simulator = RobosuiteEnv(env.id, env.kwargs, env.observation)
+    simulator = RobosuiteEnv(env.id, env.kwargs, env.observation, made_with=env.versions.get("robosuite"))
     return Family(simulator, simulator.spec_, MAX_STEPS.get(env.id, OTHER_MAX_STEPS), success_ends=True)
 
 
 def versions() -> dict[str, str]:
     """Of the installed simulator, without importing it; empty when it is not installed."""
-    try:
-        return {name: version(name) for name in ("robosuite", "mujoco")}
-    except PackageNotFoundError:
-        return {}
+    return robosuite_versions.installed()
 
 
 def default_kwargs(robots: Sequence[str] = ("Panda",)) -> dict[str, Any]:
@@ -78,7 +75,9 @@ class RobosuiteEnv(gymnasium.Env[Parts, npt.NDArray[np.float64]]):
     render_mode = "rgb_array"
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
 
-    def __init__(self, task: str, kwargs: Mapping[str, Any], parts: Sequence[str] = (), speed_up: bool = True) -> None:
+    def __init__(
+        self, task: str, kwargs: Mapping[str, Any], parts: Sequence[str] = (), made_with: str | None = None, speed_up: bool = True
+    ) -> None:
         suite = _robosuite()
         settings = {**default_kwargs(_default_robots(task)), **copy.deepcopy(dict(kwargs))}
         self.camera = "agentview"
@@ -89,6 +88,9 @@ class RobosuiteEnv(gymnasium.Env[Parts, npt.NDArray[np.float64]]):
             raise EnvError(f"robosuite has no task {task!r}{did_you_mean(task, suite.ALL_ENVIRONMENTS)}")
         self.raw = _construct(suite, task, settings)
         self._order = self._wanted(parts)
+        old = robosuite_versions.before_1_5(made_with)
+        self._negated = robosuite_versions.NEGATED_IN_1_4.get(task, frozenset()) if old else frozenset()
+        self._object_order = robosuite_versions.ORDER_IN_1_4.get(task) if old else None
         self._cache: Parts = {}
         self._last: Parts = {}
         self._take_over_observations()
@@ -119,19 +121,22 @@ class RobosuiteEnv(gymnasium.Env[Parts, npt.NDArray[np.float64]]):
         state: npt.NDArray[np.float64] = self.raw.sim.get_state().flatten()
         return state
 
-    def observations_at(self, states: npt.NDArray[Any], model_xml: str | None = None) -> tuple[Parts, npt.NDArray[np.float64]]:
-        """Observation parts (T, size) and rewards (T,) of stored simulator states (T, S).
+    def observations_at(
+        self, states: npt.NDArray[Any], model_xml: str | None = None
+    ) -> tuple[Parts, npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Observation parts (T, size), rewards (T,) and successes (T,) of stored simulator states (T, S).
 
-        `model_xml` is the file's own model, where it was written by the installed robosuite (older ones name bodies otherwise).
+        `model_xml` is the file's own model (object sizes differ from episode to episode), where the installed robosuite wrote
+        it: older ones name bodies otherwise. The simulator keeps that model: no episodes on it afterwards.
         """
         if model_xml is not None:
-            with _global_seed(MODEL_SEED), _quiet():
+            with _global_seed(MODEL_SEED), quiet():
                 self.raw.reset_from_xml_string(self.raw.edit_model_xml(model_xml))
         expected = self.state().size
         if states.ndim != 2 or states.shape[1] != expected:
             raise EnvError(f"states of shape {states.shape} do not fit {type(self.raw).__name__}, which has {expected} values per state")
         rows: list[Parts] = []
-        rewards: list[float] = []
+        judged: list[tuple[float, bool]] = []
         self._cache = {}
         for state in states:
             self.raw.sim.set_state_from_flattened(np.asarray(state, dtype=np.float64))
@@ -139,8 +144,9 @@ class RobosuiteEnv(gymnasium.Env[Parts, npt.NDArray[np.float64]]):
             if not rows:
                 self._observe()
             rows.append(self._observe())
-            rewards.append(float(self.raw.reward()))
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, np.asarray(rewards)
+            judged.append((float(self.raw.reward(None)), bool(self.raw._check_success())))
+        rewards, successes = zip(*judged, strict=True)
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, np.asarray(rewards), np.asarray(successes)
 
     def render(self) -> npt.NDArray[np.uint8]:
         """The camera `self.camera`, (480, 640, 3) uint8; the dynamics do not notice."""
@@ -180,16 +186,18 @@ class RobosuiteEnv(gymnasium.Env[Parts, npt.NDArray[np.float64]]):
 
     def _observe(self) -> Parts:
         observed: Parts = {}
-        objects = []
+        objects: Parts = {}
         for name, observable in self.raw._observables.items():
             if not observable.is_enabled():
                 continue
-            self._cache[name] = value = np.array(observable._sensor(self._cache), dtype=np.float64)
+            value = np.array(observable._sensor(self._cache), dtype=np.float64)
+            self._cache[name] = value = -value if name in self._negated else value
             if observable.is_active():
                 observed[name] = np.atleast_1d(value)
                 if observable.modality == "object":
-                    objects.append(observed[name])
-        observed["object"] = np.concatenate(objects) if objects else np.zeros(0)
+                    objects[name] = observed[name]
+        order = self._object_order or tuple(objects)
+        observed["object"] = np.concatenate([objects[name] for name in order]) if objects else np.zeros(0)
         self._last = observed
         return {name: observed[name] for name in self._order}
 
@@ -203,7 +211,7 @@ class RobosuiteEnv(gymnasium.Env[Parts, npt.NDArray[np.float64]]):
 def _robosuite() -> Any:
     """The package, imported without its five warnings and without its change of MUJOCO_GL."""
     try:
-        with _quiet():
+        with quiet():
             import robosuite
     except ImportError as error:
         raise MissingExtra("robosuite", "robosuite", "a robosuite environment") from error
@@ -219,28 +227,12 @@ def _construct(suite: Any, task: str, settings: dict[str, Any]) -> Any:
     robots = settings["robots"] if isinstance(settings["robots"], list) else [settings["robots"]]
     given = settings["controller_configs"]
     configs = given if isinstance(given, list) else [given] * len(robots)
-    settings["controller_configs"] = [_convert(config, robot) for config, robot in zip(configs, robots, strict=True)]
+    settings["controller_configs"] = [robosuite_versions.controller(config, robot) for config, robot in zip(configs, robots, strict=True)]
     try:
-        with _global_seed(MODEL_SEED), _quiet():
+        with _global_seed(MODEL_SEED), quiet():
             return suite.make(task, **settings)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         raise EnvError(f"robosuite cannot build {task}: {error}") from error
-
-
-def _convert(config: Any, robot: str) -> Any:
-    """A controller of robosuite 1.4 (one arm controller) as one of 1.5 (a composite of parts); a 1.5 one as it is."""
-    if not isinstance(config, dict) or "body_parts" in config:
-        return config
-    arm = dict(config)
-    for old, new in (("damping", "damping_ratio"), ("damping_limits", "damping_ratio_limits")):
-        if old in arm:
-            arm[new] = arm.pop(old)
-    arm["input_type"] = "delta" if arm.pop("control_delta", True) else "absolute"
-    arm.setdefault("input_ref_frame", "world")  # the frame of 1.4; the default of 1.5 is the robot's base
-    from robosuite.controllers.composite.composite_controller_factory import refactor_composite_controller_config
-
-    with _quiet():
-        return refactor_composite_controller_config(arm, robot, ["right"])
 
 
 def _default_robots(task: str) -> tuple[str, ...]:
@@ -263,13 +255,3 @@ def _global_seed(seed: int) -> Iterator[None]:
     finally:
         np.random.set_state(kept)
         random.setstate(kept_python)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

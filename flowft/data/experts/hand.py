@@ -78,7 +78,13 @@ class Hand:
         return heading + period * float(np.round((self.heading - heading) / period))
 
     def move(
-        self, target: Callable[[], Vector], heading: float, tolerance: float = 0.008, limit: int = 80, aim: float = 1.0, settle: bool = False
+        self,
+        target: Callable[[], Vector],
+        heading: float,
+        tolerance: float = 0.008,
+        limit: int = 80,
+        aim: float = 1.0,
+        settle: bool = False,
     ) -> Motion:
         """To `target()` (asked again at every step) until within `tolerance` of it (metres, and 10 times that in radians).
 
