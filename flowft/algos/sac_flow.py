@@ -26,7 +26,7 @@ from flowft.policies.policy import FlowPolicy, Sample
 class Config:
     """The algorithm's knobs, in the recipe's `pretrain` and `finetune` sections."""
 
-    beta: float = 100.0  # β, behaviour regularisation: the first knob to tune; smaller is freer
+    beta: float = 300.0  # β, behaviour regularisation: the first knob to tune; smaller is freer
     beta_units: Literal["mean", "sum"] = "mean"  # mean over the chunk's values (a β then means the same at any h) or the paper's sum
     radius: float | None = 0.05  # how far (RMS per action value) the actor may be from its anchor; None: no trust region
     anchor_rate: float = 0.002  # the anchor follows the actor by this share per actor update

@@ -45,6 +45,8 @@ def evaluate(
     click.echo(f"{result['checkpoint']} on {result['env']}, {how}, evaluation seeds {seed}")
     click.echo(f"success {percent(result['successes'], result['episodes'])} (Wilson 95 %)")
     click.echo(f"mean return {result['return']:.2f}, mean length {result['length']:.1f} steps")
+    if "normalized_score" in result:
+        click.echo(f"D4RL-normalised score {result['normalized_score']:.1f} (0 random, 100 expert)")
     if video is not None:
         click.echo(f"films in {video}/")
 
@@ -53,22 +55,28 @@ def _run(
     name: str, episodes: int, seed: int, stochastic: bool, envs: int, env: str | None, device: str, video: Path | None
 ) -> dict[str, Any]:
     from flowft import checkpoint as files
+    from flowft.data.d4rl_scores import normalized_score
     from flowft.data.spec import EnvSpec
     from flowft.device import resolve
     from flowft.envs import base
     from flowft.policies.policy import from_checkpoint
     from flowft.report.stats import wilson
     from flowft.train import evaluate as evaluation
+    from flowft.train.run import other_versions
 
     path = files.find(name)
     content = files.load(path, "policy checkpoint", resolve(device))
     if env is None and not content["env"]:
         raise UsageError(f"{path} names no environment", f"flowft eval {name} --env ENV")
+    for difference in other_versions(content):
+        click.echo(f"note: {difference}: the same actions may lead elsewhere", err=True)
     spec = base.parse(env) if env else EnvSpec.from_tree(content["env"])
     config = recipe.build(evaluation.Config, {"episodes": episodes, "seed": seed, "envs": envs}, "eval")
     policy = from_checkpoint(content).to(resolve(device))
     found = evaluation.evaluate(policy, spec, config, stochastic, video)
     row = found.row()
+    if content["dataset"]["id"].startswith("d4rl/") and env is None:
+        row |= {"normalized_score": normalized_score(content["dataset"]["id"], row["return"])}
     low, high = wilson(row["successes"], row["episodes"])
     return {
         "checkpoint": str(path), "env": f"{spec.family}:{spec.id}", "seed": seed, "stochastic": stochastic, **row,

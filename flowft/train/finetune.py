@@ -18,7 +18,7 @@ from flowft.errors import DataError, EnvError
 from flowft.policies import policy as policies
 from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
-from flowft.train.run import Clock, Interrupts, checkpoint_content, environment, to_device
+from flowft.train.run import Clock, Interrupts, checkpoint_content, environment, other_versions, to_device
 from flowft.train.runlog import Progress, RunFolder, say
 from flowft.train.settings import Settings, reward_transform
 
@@ -67,6 +67,8 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     kept = recipe.to_tree(settings) | {"dataset_hash": dataset.hash}
     with RunFolder(name, "finetune", kept, FREE, settings.wandb) as folder, Interrupts() as interrupts, Vector(env, loop.envs) as vector:
         base.require_same(policy.spec, vector.spec, str(path), env.id)
+        for difference in other_versions(content):
+            say(f"note: {difference}: the same actions may lead elsewhere")
         say(f"{name}: {env.id} from {path}, {loop.steps} steps with {dataset.id}, on {where}")
         collector = Collector(vector, policy, online, settings.seed)
         evaluator = Evaluator(env, settings.eval)

@@ -15,13 +15,13 @@ import torch
 
 import flowft
 from flowft import recipe
-from flowft.data.replay import Replay
 from flowft.data.spec import Batch, Dataset, EnvSpec
 from flowft.envs import base
 from flowft.policies.policy import FlowPolicy
 from flowft.train.settings import Settings
 
 SAVE_SECONDS = 120.0
+SIMULATORS = ("gymnasium", "mujoco", "robosuite", "ogbench", "gymnasium-robotics")
 
 
 class Interrupts:
@@ -112,7 +112,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what a result may depend on."""
     found = {"flowft": flowft.__version__, "python": platform.python_version(), "torch": torch.__version__}
-    for package in ("numpy", "gymnasium", "mujoco", "robosuite", "ogbench", "gymnasium-robotics"):
+    for package in ("numpy", *SIMULATORS):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -120,6 +120,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def replay_bytes(replay: Replay) -> int:
-    """Memory of a replay's tensors."""
-    return sum(t.numel() * t.element_size() for t in vars(replay).values() if isinstance(t, torch.Tensor))
+def other_versions(content: Mapping[str, Any]) -> list[str]:
+    """Simulator packages whose version is not the one that the checkpoint was made with, in words."""
+    now = versions()
+    before = {package: content["versions"].get(package) for package in SIMULATORS}
+    return [f"{package} {now[package]} here, {was} when the checkpoint was made" for package, was in before.items() if was != now.get(package, was)]
