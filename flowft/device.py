@@ -20,7 +20,9 @@ def resolve(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {name!r} is not supported", "--device cpu, cuda or cuda:0")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA device(s)", "--device cpu")
+        raise UsageError(
+            f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA device(s)", "--device cpu"
+        )
     return device
 
 

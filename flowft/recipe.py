@@ -172,7 +172,9 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
     elif kind is str and value is not None and not isinstance(value, (Mapping, list, tuple)):
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
     name = getattr(kind, "__name__", str(kind))
-    raise UsageError(f"{where} is {value!r}, not {'a number' if name in ('int', 'float') else name}" + (" without a fraction" if name == "int" else ""))
+    raise UsageError(
+        f"{where} is {value!r}, not {'a number' if name in ('int', 'float') else name}" + (" without a fraction" if name == "int" else "")
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -46,7 +46,7 @@ def info(id_or_path: str, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     for key, value in facts.items():
-        for line in (value if isinstance(value, list) and key == "notes" else [value]):
+        for line in value if isinstance(value, list) and key == "notes" else [value]:
             click.echo(f"{key.replace('_', ' '):<16} {_readable(line)}")
 
 

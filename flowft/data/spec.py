@@ -1,9 +1,9 @@
 """The shapes of everything, drawn once.
 
-    Episode   observations {part: (T or T+1, size)}   actions (T, A) in the environment's units   rewards (T,)
-    Dataset   episodes, the Spec they share, and the environment they came from
-    Spec      observation parts in order -> one vector (D,); action bounds -> the unit box [-1, 1]^A
-    Batch     what `algo.update` takes: B chunks of h actions, flat observations, unit actions
+Episode   observations {part: (T or T+1, size)}   actions (T, A) in the environment's units   rewards (T,)
+Dataset   episodes, the Spec they share, and the environment they came from
+Spec      observation parts in order -> one vector (D,); action bounds -> the unit box [-1, 1]^A
+Batch     what `algo.update` takes: B chunks of h actions, flat observations, unit actions
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Spec:
             out.append(f"order of parts {[n for n, _ in self.parts]} against {[n for n, _ in other.parts]}")
         if self.action_dim != other.action_dim:
             out.append(f"{self.action_dim} action values against {other.action_dim}")
-        elif not (np.allclose(self.action_low, other.action_low, atol=1e-5) and np.allclose(self.action_high, other.action_high, atol=1e-5)):
+        elif not (
+            np.allclose(self.action_low, other.action_low, atol=1e-5) and np.allclose(self.action_high, other.action_high, atol=1e-5)
+        ):
             out.append(f"action bounds {self.action_low}…{self.action_high} against {other.action_low}…{other.action_high}")
         return out
 
