@@ -49,7 +49,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     settings = Settings.read(recipe.merge(content["recipe"], tree))
     name = name or f"{path.stem}-finetuned"
     algorithm = registry.get("algos", settings.algo)
-    parts = recipe.split({"loop": Loop, "mixture": mixture.Config, "algo": algorithm.config_type}, settings.finetune, "finetune")
+    parts = sections(settings)
     loop: Loop = parts["loop"]
     where = device.resolve(settings.device)
     settings.apply_threads()
@@ -90,6 +90,12 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
         )
         checkpoint.save(out, "policy checkpoint", final)
         return out
+
+
+def sections(settings: Settings) -> dict[str, Any]:
+    """The `finetune` section, split between the loop, the mixture and the algorithm."""
+    algorithm = registry.get("algos", settings.algo)
+    return recipe.split({"loop": Loop, "mixture": mixture.Config, "algo": algorithm.config_type}, settings.finetune, "finetune")
 
 
 class Run:
