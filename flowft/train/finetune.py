@@ -207,7 +207,7 @@ def same_dataset(content: Mapping[str, Any], settings: Settings) -> Dataset:
     before = content["dataset"]
     if settings.dataset == before["id"] and dataset.hash != before["hash"]:
         raise DataError(
-            f"{dataset.path} has changed since the checkpoint was pretrained on it (sha256 {dataset.hash[:12]}, then {before['hash'][:12]})",
+            f"{dataset.path} has changed since the checkpoint was made from it (sha256 {dataset.hash[:12]}, then {before['hash'][:12]})",
             f"flowft pretrain --dataset {dataset.id}",
         )
     return dataset

@@ -124,4 +124,5 @@ def other_versions(content: Mapping[str, Any]) -> list[str]:
     """Simulator packages whose version is not the one that the checkpoint was made with, in words."""
     now = versions()
     before = {package: content["versions"].get(package) for package in SIMULATORS}
-    return [f"{package} {now[package]} here, {was} when the checkpoint was made" for package, was in before.items() if was != now.get(package, was)]
+    changed = {package: was for package, was in before.items() if was != now.get(package, was)}
+    return [f"{package} {now[package]} here, {was} when the checkpoint was made" for package, was in changed.items()]
