@@ -116,7 +116,7 @@ class Collector:
             if not np.array_equal(found, expected):
                 off = float(np.abs(found - expected).max())
                 raise EnvError(
-                    f"the simulator did not repeat itself: {len(actions)} actions after seed {saved['seed']} it is {off:.2g} off what was saved",
+                    f"the simulator did not repeat itself: {len(actions)} actions after seed {saved['seed']} it is {off:.2g} off",
                     "continue on the machine and with the package versions that the run was started with",
                 )
             self.lanes.append(
