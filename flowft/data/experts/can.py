@@ -16,7 +16,7 @@ NEARER = np.array([-0.04, -0.07, 0.0])  # from the bin's middle, which the arm r
 def plan(hand: Hand, simulator: Any) -> Motion:
     """Actions until the can stands in its bin and the hand is away (the episode then ends). Another try when it was lost."""
     place: Vector = simulator.target_bin_placements[simulator.object_id] + NEARER
-    heading = hand.nearest(0.0, np.pi)
+    heading = hand.nearest(np.pi / 2, np.pi)  # as the hand points at the start: a can is round
     while True:
         if np.linalg.norm(hand.part("Can_pos")[:2] - place[:2]) > 0.1:
             yield from _grasp(hand, heading)
