@@ -193,3 +193,14 @@ def test_state_of_the_algorithm_is_complete() -> None:
             algo.update(batch())
     assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), again.policy.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(whole.critic.parameters(), again.critic.parameters(), strict=True))
+
+
+def test_kept_optimizers_keep_their_moments_and_take_the_new_rate() -> None:
+    before = agent(config=Config(actor_learning_rate=1e-3))
+    before.clone(batch())
+    after = agent(config=Config(actor_learning_rate=1e-4))
+    after.load_pretrained(before.state_dict(), critic=True, optimizers=True)
+    (group,) = after.actor_optimizer.param_groups
+    assert group["lr"] == 1e-4
+    first = group["params"][0]
+    assert torch.equal(after.actor_optimizer.state[first]["exp_avg"], next(iter(before.actor_optimizer.state.values()))["exp_avg"])

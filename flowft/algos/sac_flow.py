@@ -188,12 +188,20 @@ class SACFlow:
             self.critic.load_state_dict(state["critic"])
             self.target_critic.load_state_dict(state["target_critic"])
         if optimizers:
-            self.actor_optimizer.load_state_dict(state["actor_optimizer"])
+            take_moments(self.actor_optimizer, state["actor_optimizer"])
             if critic:
-                self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+                take_moments(self.critic_optimizer, state["critic_optimizer"])
 
 
 _PARTS = ("policy", "critic", "target_critic", "actor_optimizer", "critic_optimizer", "alpha_optimizer")
+
+
+def take_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Adam's moments from another stage, at this stage's learning rate."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def average(target: torch.nn.Module, source: torch.nn.Module, rate: float) -> None:
