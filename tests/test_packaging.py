@@ -112,7 +112,10 @@ def test_every_recipe_means_something_to_both_stages(path: Path) -> None:
     recipe.build(registry.get("networks", settings.policy.network).config_type, settings.policy.net, "policy.net")
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name in ("robomimic", "ogbench")], ids=lambda path: path.stem)
+PUBLISHED_SCALE = [p for p in RECIPES if p.parent.name in ("robomimic", "ogbench") and p.stem != "cube-single"]
+
+
+@pytest.mark.parametrize("path", PUBLISHED_SCALE, ids=lambda path: path.stem)
 def test_recipes_of_published_scale_say_that_nobody_has_measured_them_here(path: Path) -> None:
     comment = " ".join(line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
     assert "has not been measured here" in comment

@@ -70,7 +70,8 @@ def test_every_file_the_readme_names_exists() -> None:
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / name).exists(), name
-    tree = next(block for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S) if "flowft/cli/" in block)
+    plain = re.sub(r"^```\w+\n.*?^```$", "", text, flags=re.M | re.S)  # without the blocks that name a language
+    tree = next(block for block in re.findall(r"^```\n(.*?)^```$", plain, re.M | re.S) if "flowft/cli/" in block)
     for line in tree.splitlines():
         folder = line.split()[0]
         for module in re.findall(r"\b(\w+\.py)\b", line):

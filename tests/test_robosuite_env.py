@@ -33,10 +33,11 @@ OLD_CONTROLLER = {  # as robomimic's v1.4.1 files have it
 FRESH = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_robosuite_env import fingerprint
 from flowft.data.spec import EnvSpec
 from flowft.envs import base
-print(fingerprint(base.make(EnvSpec("robosuite", "Lift")), 5))
+env = base.make(EnvSpec("robosuite", "Lift"))  # the first to import robosuite, whose warnings must not show
+from test_robosuite_env import fingerprint
+print(fingerprint(env, 5))
 """
 
 
