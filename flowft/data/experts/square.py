@@ -53,8 +53,13 @@ def _place(hand: Hand, peg: Vector) -> Motion:
 
 
 def _square(hand: Hand) -> float:
-    """The hand's heading with which the nut's sides are parallel to the peg's (and the world's)."""
-    return hand.heading - (_heading(hand) - (np.pi / 2) * round(_heading(hand) / (np.pi / 2)))
+    """The hand's heading with which the nut's sides are parallel to the peg's (and the world's), its handle not away from the
+    robot: beyond the peg the arm is stretched out and sinks."""
+    nut = _heading(hand)
+    wanted = (np.pi / 2) * round(nut / (np.pi / 2))
+    if np.cos(wanted) > 0.5:
+        wanted += np.copysign(np.pi / 2, np.pi / 2 - hand.heading)  # towards the middle of the wrist's range
+    return hand.heading + wanted - nut
 
 
 def _heading(hand: Hand) -> float:
