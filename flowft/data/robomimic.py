@@ -106,9 +106,10 @@ def environment(inspector: Inspector, data: h5py.Group, dataset_id: str) -> EnvS
     if "env_args" not in data.attrs:
         words = dataset_id.split("/")
         task = TASKS.get(words[1]) if words[0] == NAME and len(words) > 1 else None
-        instead = f"the environment {task} is inferred from the id" if task else "name the environment with --env"
+        instead = f"{task} of robosuite 1.4 is inferred from the id" if task else "name the environment with --env"
         inspector.notes.append(f"no env_args in the file: {instead}")
-        return EnvSpec("robosuite", task, max_steps=MAX_STEPS[task]) if task else None
+        # Files of 1.5 always have env_args; 1.4 gave some object values with another sign or order.
+        return EnvSpec("robosuite", task, max_steps=MAX_STEPS[task], versions={"robosuite": "1.4.1"}) if task else None
     try:
         arguments = json.loads(text(data.attrs["env_args"]))
         name, version, kwargs = str(arguments["env_name"]), arguments.get("env_version"), dict(arguments.get("env_kwargs") or {})
