@@ -25,7 +25,7 @@ TASKS = {
     task.name: task
     for task in (
         Task("lift", "Lift", episodes=30, imperfection=3.0),
-        Task("can", "PickPlaceCan", episodes=100, imperfection=1.0),
+        Task("can", "PickPlaceCan", episodes=40, imperfection=2.0),
         Task("square", "NutAssemblySquare", episodes=100, imperfection=0.5),
     )
 }
