@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Loop:
 
 
 def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Path:
-    """Run it (or continue it) from a checkpoint; writes checkpoints/NAME.pt and returns that path."""
+    """Run it (or continue it) from a checkpoint. checkpoints/NAME.pt is there from the first evaluation on; returns its path."""
     path = checkpoint.find(str(ckpt))
     content = checkpoint.load(path, "policy checkpoint")
     settings = Settings.read(recipe.merge(content["recipe"], tree))
@@ -72,23 +72,17 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
         say(f"{name}: {env.id} from {path}, {loop.steps} steps with {dataset.id}, on {where}")
         collector = Collector(vector, policy, online, settings.seed)
         evaluator = Evaluator(env, settings.eval)
+        out = checkpoint.folder() / f"{name}.pt"
+
+        def publish(step: int, latest: Mapping[str, Any]) -> None:
+            evaluation = {"env": env.id, "seed": settings.eval.seed, **latest}
+            now = checkpoint_content(settings, "finetune", step, policy, algo.state_dict(), env, content["dataset"], evaluation)
+            checkpoint.save(out, "policy checkpoint", now)
+
         try:
-            run = Run(folder, interrupts, algo, collector, data, evaluator, loop)
-            run.go(settings.eval.every)
+            Run(folder, interrupts, algo, collector, data, evaluator, loop, publish).go(settings.eval.every)
         finally:
             evaluator.close()
-        out = checkpoint.folder() / f"{name}.pt"
-        final = checkpoint_content(
-            settings,
-            "finetune",
-            run.step,
-            policy,
-            algo.state_dict(),
-            env,
-            content["dataset"],
-            {"env": env.id, "seed": settings.eval.seed, **run.latest},
-        )
-        checkpoint.save(out, "policy checkpoint", final)
         return out
 
 
@@ -110,9 +104,11 @@ class Run:
         data: mixture.Mixture,
         evaluator: Evaluator,
         loop: Loop,
+        publish: Callable[[int, Mapping[str, Any]], None],
     ) -> None:
+        """`publish(step, evaluation)` is called with each evaluated policy."""
         self.folder, self.interrupts, self.algo, self.collector = folder, interrupts, algo, collector
-        self.data, self.evaluator, self.loop = data, evaluator, loop
+        self.data, self.evaluator, self.loop, self.publish = data, evaluator, loop, publish
         self.step = 0  # environment steps
         self.updates = 0  # critic updates
         self.actor_updates = 0
@@ -160,6 +156,7 @@ class Run:
             self.latest = self.evaluator(self.algo.policy).row()
             self.evaluated = self.actor_updates
         self.folder.write("eval", self.step, self.latest)
+        self.publish(self.step, self.latest)
         training = f", last {len(self.recent)} training episodes {sum(self.recent)}" if self.recent else ""
         progress.say(f"step {self.step}: {_score(self.latest)}{training}")
 
