@@ -193,6 +193,12 @@ def reached(metrics: Path, step: int) -> None:
     raise AssertionError(f"{metrics} never reached step {step}")
 
 
+def test_another_network_does_not_inherit_the_settings_of_the_recipes(workshop: Path) -> None:
+    more = ["--set", "policy.network=flow_t", "--set", "policy.net.width=16", "--set", "pretrain.evaluate=false"]
+    flowft("pretrain", "--recipe", "tiny.yaml", "--name", "other", *more, cwd=workshop)
+    assert any(key.startswith("network.decoder") for key in weights(workshop / "checkpoints" / "other.pt"))
+
+
 # What a user can get wrong ----------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,11 @@ def training(command: F) -> F:
 def tree(recipe_name: str | None, assignments: tuple[str, ...], **given: Any) -> recipe.Tree:
     """The recipe, then --set, then the options that were given (None: not given); later ones win."""
     named = recipe.read(recipe_name) if recipe_name else {}
-    return recipe.merge(named, recipe.from_assignments(assignments), {key: value for key, value in given.items() if value is not None})
+    assigned = recipe.from_assignments(assignments)
+    network = assigned.get("policy", {}).get("network")
+    if network and network != named.get("policy", {}).get("network"):
+        named.get("policy", {}).pop("net", None)  # the settings of another network
+    return recipe.merge(named, assigned, {key: value for key, value in given.items() if value is not None})
 
 
 def recipe_of(dataset: str | None) -> str | None:
