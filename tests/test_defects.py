@@ -204,3 +204,17 @@ def test_kept_optimizers_keep_their_moments_and_take_the_new_rate() -> None:
     assert group["lr"] == 1e-4
     first = group["params"][0]
     assert torch.equal(after.actor_optimizer.state[first]["exp_avg"], next(iter(before.actor_optimizer.state.values()))["exp_avg"])
+
+
+def test_beta_on_demonstrations_leaves_live_chunks_alone() -> None:
+    mixed = batch(8)._replace(offline=torch.tensor([1.0] * 4 + [0.0] * 4))
+    pulls = {}
+    for which in ("all", "demonstrations"):
+        algo = agent(config=Config(beta_on=which))  # type: ignore[arg-type]
+        own = algo.policy.sample(mixed.observation, torch.zeros(8, 6), torch.zeros(4, 8, 6))
+        own = own._replace(latent=own.latent.detach().requires_grad_())
+        (gradient,) = torch.autograd.grad(algo._behaviour_distance(own, mixed), own.latent)
+        pulls[which] = gradient
+    assert torch.allclose(pulls["all"][:4], pulls["demonstrations"][:4])
+    assert pulls["all"][4:].abs().sum() > 0
+    assert pulls["demonstrations"][4:].abs().sum() == 0

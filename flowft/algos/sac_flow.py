@@ -28,6 +28,7 @@ class Config:
 
     beta: float = 300.0  # β, behaviour regularisation: the first knob to tune; smaller is freer
     beta_units: Literal["mean", "sum"] = "mean"  # mean over the chunk's values (a β then means the same at any h) or the paper's sum
+    beta_on: Literal["all", "demonstrations"] = "all"  # which chunks pull: all replayed ones, as published, or only demonstrations
     radius: float | None = 0.05  # how far (RMS per action value) the actor may be from its anchor; None: no trust region
     anchor_rate: float = 0.002  # the anchor follows the actor by this share per actor update
     gamma: float = 0.99  # discount per environment step
@@ -162,6 +163,8 @@ class SACFlow:
         """‖a^θ − a_D‖² over valid steps. Under the clip squash a^θ is taken before the clip, where it has a gradient."""
         mine = self.policy.chunk(own.latent) if self.policy.config.squash == "clip" else own.action
         squared = (mine - batch.action).square()
+        if self.config.beta_on == "demonstrations":  # the rest of the batch counts as zeros: each chunk's pull stays what it was
+            squared = squared * batch.offline[:, None, None]
         if self.config.beta_units == "mean":
             return masked_mean(squared, batch.valid)
         return (squared * batch.valid.unsqueeze(-1)).sum(dim=(1, 2)).mean()
