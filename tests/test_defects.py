@@ -218,3 +218,16 @@ def test_beta_on_demonstrations_leaves_live_chunks_alone() -> None:
     assert torch.allclose(pulls["all"][:4], pulls["demonstrations"][:4])
     assert pulls["all"][4:].abs().sum() > 0
     assert pulls["demonstrations"][4:].abs().sum() == 0
+
+
+def test_the_trust_region_keeps_its_least_strength() -> None:
+    """An actor that stands still lets λ decay; a floor keeps the brake ready for when it moves again."""
+    strengths = []
+    for least in (0.0, 200.0):
+        region = agent(config=Config(least_strength=least)).trust_region
+        assert region is not None
+        for _ in range(500):
+            region.update(torch.tensor(0.0))
+        strengths.append(float(region.strength))
+    assert strengths[0] < 1e-4
+    assert strengths[1] == pytest.approx(200.0, rel=1e-4)

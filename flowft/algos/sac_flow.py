@@ -31,6 +31,7 @@ class Config:
     beta_on: Literal["all", "demonstrations"] = "all"  # which chunks pull: all replayed ones, as published, or only demonstrations
     radius: float | None = 0.05  # how far (RMS per action value) the actor may be from its anchor; None: no trust region
     anchor_rate: float = 0.002  # the anchor follows the actor by this share per actor update
+    least_strength: float = 0.0  # λ never falls below this; 0 lets it vanish while the actor moves little (see recipes/README.md)
     gamma: float = 0.99  # discount per environment step
     tau: float = 0.005  # Q̄ <- (1 − τ)·Q̄ + τ·Q per update
     pessimism: Literal["min", "mean"] = "min"  # how the ensemble becomes one value
@@ -60,7 +61,9 @@ class SACFlow:
         self.critic = critics.Critic(policy.spec.observation_dim, policy.latent_dim, critic).to(where)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = torch.tensor(max(config.alpha, 1e-8), device=where).log().requires_grad_()
-        self.trust_region = TrustRegion(policy, config.radius, config.anchor_rate) if config.radius else None
+        self.trust_region: TrustRegion | None = None
+        if config.radius is not None:
+            self.trust_region = TrustRegion(policy, config.radius, config.anchor_rate, config.least_strength)
         self.actor_optimizer = torch.optim.Adam(policy.parameters(), config.actor_learning_rate, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), config.critic_learning_rate, fused=True)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], config.alpha_learning_rate)

@@ -9,6 +9,7 @@ fills with the actions that it moves to. The strength λ is a Lagrange multiplie
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -17,15 +18,17 @@ from flowft.algos.flow_bc import masked_mean
 from flowft.data.spec import Batch
 from flowft.policies.policy import FlowPolicy, Sample
 
-START, LARGEST = 1e3, 1e6  # of λ
+START, SMALLEST, LARGEST = 1e3, 1e-6, 1e6  # of λ
 STEP = 0.05  # of log λ per actor update, times how far the distance is off
 
 
 class TrustRegion:
     """λ·‖x_K^θ − x_K^anchor‖², λ such that the mean squared distance stays at or below radius²."""
 
-    def __init__(self, policy: FlowPolicy, radius: float, anchor_rate: float) -> None:
+    def __init__(self, policy: FlowPolicy, radius: float, anchor_rate: float, least: float = 0.0) -> None:
         self.policy, self.radius, self.anchor_rate = policy, radius, anchor_rate
+        # A multiplier that has decayed to nothing while the actor stood still is no brake when it moves again.
+        self.bounds = math.log(max(least, SMALLEST)), math.log(max(least, LARGEST))
         self.anchor = copy.deepcopy(policy).requires_grad_(False)
         self.log_strength = torch.tensor(START, device=policy.normalizer.mean.device).log()
 
@@ -44,7 +47,7 @@ class TrustRegion:
         """Dual step on λ, then let the anchor follow."""
         with torch.no_grad():
             off = ((distance / self.radius).square() - 1).clamp(-1, 1)
-            self.log_strength = (self.log_strength + STEP * off).clamp(max=torch.tensor(LARGEST).log().item())
+            self.log_strength = (self.log_strength + STEP * off).clamp(*self.bounds)
             torch._foreach_lerp_(list(self.anchor.parameters()), list(self.policy.parameters()), self.anchor_rate)
 
     def state_dict(self) -> dict[str, Any]:
