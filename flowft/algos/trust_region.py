@@ -18,7 +18,7 @@ from flowft.algos.flow_bc import masked_mean
 from flowft.data.spec import Batch
 from flowft.policies.policy import FlowPolicy, Sample
 
-START, SMALLEST, LARGEST = 1e3, 1e-6, 1e6  # of λ
+START, LARGEST = 1e3, 1e6  # of λ
 STEP = 0.05  # of log λ per actor update, times how far the distance is off
 
 
@@ -28,7 +28,7 @@ class TrustRegion:
     def __init__(self, policy: FlowPolicy, radius: float, anchor_rate: float, least: float = 0.0) -> None:
         self.policy, self.radius, self.anchor_rate = policy, radius, anchor_rate
         # A multiplier that has decayed to nothing while the actor stood still is no brake when it moves again.
-        self.bounds = math.log(max(least, SMALLEST)), math.log(max(least, LARGEST))
+        self.bounds = math.log(least) if least > 0 else -math.inf, math.log(max(least, LARGEST))
         self.anchor = copy.deepcopy(policy).requires_grad_(False)
         self.log_strength = torch.tensor(START, device=policy.normalizer.mean.device).log()
 
