@@ -17,6 +17,10 @@ class Algorithm(Protocol):
 
     policy: FlowPolicy
 
+    @property
+    def acting(self) -> FlowPolicy:
+        """The policy that collects, is evaluated and is published."""
+
     def update(self, batch: Batch) -> Metrics:
         """One step of all that this algorithm learns."""
 

@@ -46,6 +46,11 @@ class FlowBC:
         self.stream = device.generator(policy.normalizer.mean.device, seed)
         self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
 
+    @property
+    def acting(self) -> FlowPolicy:
+        """The policy that collects, is evaluated and is published."""
+        return self.policy
+
     def clone(self, batch: Batch) -> Metrics:
         """One flow-matching step."""
         return self.update(batch)

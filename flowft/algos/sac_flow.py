@@ -31,6 +31,7 @@ class Config:
     beta_on: Literal["all", "demonstrations"] = "all"  # which chunks pull: all replayed ones, as published, or only demonstrations
     radius: float | None = 0.05  # how far (RMS per action value) the actor may be from its anchor; None: no trust region
     anchor_rate: float = 0.002  # the anchor follows the actor by this share per actor update
+    act_with: Literal["actor", "average"] = "actor"  # who acts and is evaluated: the actor, or its moving average, the anchor
     least_strength: float = 0.0  # λ never falls below this; 0 lets it vanish while the actor moves little (see recipes/README.md)
     gamma: float = 0.99  # discount per environment step
     tau: float = 0.005  # Q̄ <- (1 − τ)·Q̄ + τ·Q per update
@@ -69,6 +70,13 @@ class SACFlow:
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], config.alpha_learning_rate)
         self.target_entropy = flow.entropy_at_noise(config.target_sigma, policy.latent_dim, policy.config.steps)
         self.stream = device.generator(where, seed)
+
+    @property
+    def acting(self) -> FlowPolicy:
+        """The policy that collects, is evaluated and is published. A single bad update does not show in the average."""
+        if self.config.act_with == "average" and self.trust_region is not None:
+            return self.trust_region.anchor
+        return self.policy
 
     # Losses ---------------------------------------------------------------------------------------------------------
 

@@ -70,13 +70,13 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
         for difference in other_versions(content):
             say(f"note: {difference}: the same actions may lead elsewhere")
         say(f"{name}: {env.id} from {path}, {loop.steps} steps with {dataset.id}, on {where}")
-        collector = Collector(vector, policy, online, settings.seed)
+        collector = Collector(vector, algo.acting, online, settings.seed)
         evaluator = Evaluator(env, settings.eval)
         out = checkpoint.folder() / f"{name}.pt"
 
         def publish(step: int, latest: Mapping[str, Any]) -> None:
             evaluation = {"env": env.id, "seed": settings.eval.seed, **latest}
-            now = checkpoint_content(settings, "finetune", step, policy, algo.state_dict(), env, content["dataset"], evaluation)
+            now = checkpoint_content(settings, "finetune", step, algo.acting, algo.state_dict(), env, content["dataset"], evaluation)
             checkpoint.save(out, "policy checkpoint", now)
 
         try:
@@ -153,7 +153,7 @@ class Run:
 
     def _evaluate(self, progress: Progress) -> None:
         if self.actor_updates != self.evaluated:  # the same policy on the same seeds gives the same numbers
-            self.latest = self.evaluator(self.algo.policy).row()
+            self.latest = self.evaluator(self.algo.acting).row()
             self.evaluated = self.actor_updates
         self.folder.write("eval", self.step, self.latest)
         self.publish(self.step, self.latest)
@@ -171,7 +171,7 @@ class Run:
             say(f"continuing at step {self.step}")
             return
         self.collector.begin()
-        self.latest = self.evaluator(self.algo.policy).row()
+        self.latest = self.evaluator(self.algo.acting).row()
         self.folder.write("eval", 0, self.latest)
         say(f"step 0 (the policy as it came): {_score(self.latest)}")
         self._save()
