@@ -18,29 +18,31 @@ episodes = st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.booleans()), 
 
 
 @settings(max_examples=60, deadline=None)
-@given(shapes=episodes, horizon=st.integers(1, 6))
-def test_chunks_against_a_slow_oracle(shapes: list[tuple[int, bool, bool]], horizon: int) -> None:
+@given(shapes=episodes, horizon=st.integers(1, 6), n_step=st.none() | st.integers(1, 12))
+def test_chunks_against_a_slow_oracle(shapes: list[tuple[int, bool, bool]], horizon: int, n_step: int | None) -> None:
     data = [episode(n, terminated=ends, last_state=keeps, seed=i) for i, (n, ends, keeps) in enumerate(shapes)]
     filled = replay(*data)
     starts = torch.nonzero(filled.has_action).flatten()
-    chunks = filled.chunks(starts, horizon, offline=True)
+    chunks = filled.chunks(starts, horizon, offline=True, n_step=n_step)
+    reach = max(horizon, n_step or 1)
     k = 0
     for each in data:
         states = SPEC.flatten(each.observations)
         for start in range(len(each)):
-            real = list(range(start, min(start + horizon, len(each))))
-            padded = real + [real[-1]] * (horizon - len(real))
+            real = list(range(start, min(start + reach, len(each))))
+            acted = real[:horizon]
+            padded = acted + [acted[-1]] * (horizon - len(acted))
             assert np.allclose(chunks.observation[k], states[start])
             assert np.allclose(chunks.action[k], each.actions[padded].astype(np.float32))
-            assert chunks.valid[k].tolist() == [1.0] * len(real) + [0.0] * (horizon - len(real))
-            assert chunks.reward[k].tolist() == [each.rewards[j] - 1 for j in real] + [0.0] * (horizon - len(real))
+            assert chunks.valid[k].tolist() == [1.0] * len(acted) + [0.0] * (horizon - len(acted))
+            assert chunks.reward[k].tolist() == [each.rewards[j] - 1 for j in real] + [0.0] * (reach - len(real))
             assert chunks.length[k] == len(real)
             at_end = real[-1] == len(each) - 1
             assert bool(chunks.terminated[k]) == (at_end and each.terminated)
             has_next = real[-1] + 1 < len(states)
             if has_next:
                 assert np.allclose(chunks.next_observation[k], states[real[-1] + 1])
-            assert bool(chunks.complete[k]) == ((at_end and each.terminated) or (len(real) == horizon and has_next))
+            assert bool(chunks.complete[k]) == ((at_end and each.terminated) or (len(acted) == horizon and has_next))
             k += 1
     assert k == len(starts) == len(filled)
 

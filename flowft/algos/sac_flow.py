@@ -83,7 +83,7 @@ class SACFlow:
     def critic_loss(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
         """Σ over members of (Q(s, a_{1:h}) − y)², y = Σ_{j<n} γ^j r_j + γ^n (1 − terminated)[Q̄(s', a') − α log p_c(a'|s')].
 
-        a' comes from the same noisy rollout as the actor's loss and the behaviour. n = h but for a chunk that ends in a
+        a' comes from the same noisy rollout as the actor's loss and the behaviour. n = h (or `n_step`) but for a chunk that ends in a
         terminal state; a chunk cut short by truncation does not count.
         """
         with torch.no_grad():

@@ -31,14 +31,14 @@ class Mixture:
     def __init__(self, offline: Replay, online: Replay, config: Config) -> None:
         self.offline, self.online, self.config = offline, online, config
 
-    def sample(self, batch_size: int, horizon: int, step: int) -> Batch:
+    def sample(self, batch_size: int, horizon: int, step: int, n_step: int | None = None) -> Batch:
         """`batch_size` chunks, exactly `offline_count` of them demonstrations."""
         count = self.offline_count(batch_size, step)
         parts = []
         if count:
-            parts.append(self.offline.sample(count, horizon, offline=True))
+            parts.append(self.offline.sample(count, horizon, offline=True, n_step=n_step))
         if count < batch_size:
-            parts.append(self.online.sample(batch_size - count, horizon, offline=False))
+            parts.append(self.online.sample(batch_size - count, horizon, offline=False, n_step=n_step))
         return Batch(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def offline_count(self, batch_size: int, step: int) -> int:

@@ -85,31 +85,35 @@ class Replay:
             following = observations[t + 1] if t + 1 < len(observations) else None
             row = self.add_step(row, actions[t], float(episode.rewards[t]), episode.terminated and last, following)
 
-    def sample(self, batch_size: int, horizon: int, *, offline: bool) -> Batch:
+    def sample(self, batch_size: int, horizon: int, *, offline: bool, n_step: int | None = None) -> Batch:
         """`batch_size` chunks of `horizon` steps, starts uniform over the stored steps."""
-        return self.chunks(self._starts(batch_size), horizon, offline=offline)
+        return self.chunks(self._starts(batch_size), horizon, offline=offline, n_step=n_step)
 
-    def chunks(self, starts: torch.Tensor, horizon: int, *, offline: bool) -> Batch:
-        """The chunks that start at the given rows (B,); past an episode's end the last real step is repeated and masked."""
+    def chunks(self, starts: torch.Tensor, horizon: int, *, offline: bool, n_step: int | None = None) -> Batch:
+        """The chunks that start at the given rows (B,); past an episode's end the last real step is repeated and masked.
+
+        Rewards go on for `n_step` steps (None: as long as the chunk), as far as the episode goes: an n-step return.
+        """
+        reach = max(horizon, n_step or 0)
         rows, valid = [starts], [torch.ones_like(starts, dtype=torch.bool)]
-        for _ in range(horizon - 1):
+        for _ in range(reach - 1):
             following = self.successor[rows[-1]]
             alive = valid[-1] & (following != NONE) & self.has_action[following]
             rows.append(torch.where(alive, following, rows[-1]))
             valid.append(alive)
-        chunk, real = torch.stack(rows, dim=1), torch.stack(valid, dim=1)  # (batch, chunk)
+        steps, real = torch.stack(rows, dim=1), torch.stack(valid, dim=1)  # (B, reach)
         last = rows[-1]
         following = self.successor[last]
         terminated, stored = self.terminated[last], following != NONE
         return Batch(
             observation=self.observation[starts],
-            action=self.action[chunk],
-            valid=real.float(),
-            reward=self.reward[chunk] * real,
+            action=self.action[steps[:, :horizon]],
+            valid=real[:, :horizon].float(),
+            reward=self.reward[steps] * real,
             length=real.sum(dim=1).float(),
             next_observation=self.observation[torch.where(stored, following, last)],
             terminated=terminated.float(),
-            complete=(terminated | (real[:, -1] & stored)).float(),
+            complete=(terminated | (real[:, horizon - 1] & stored)).float(),
             offline=torch.full((len(starts),), float(offline)),
         )
 

@@ -146,14 +146,14 @@ class Dataset:
 
 
 class Batch(NamedTuple):
-    """B chunks of h actions. Steps past an episode's end are padding: `valid` is 0 there, rewards are 0."""
+    """B chunks of h actions with rewards of n >= h steps. Past an episode's end is padding: `valid` is 0 there, rewards are 0."""
 
     observation: torch.Tensor  # (B, D)
     action: torch.Tensor  # (B, h, A) in [-1, 1]; padding repeats the last real action
     valid: torch.Tensor  # (B, h) 1.0 for a real action, 0.0 for padding
-    reward: torch.Tensor  # (B, h) after the reward transform
-    length: torch.Tensor  # (B,) float, number of real actions n <= h
-    next_observation: torch.Tensor  # (B, D) the state after the last real action
+    reward: torch.Tensor  # (B, n) after the reward transform
+    length: torch.Tensor  # (B,) float, number of real steps, at most n
+    next_observation: torch.Tensor  # (B, D) the state after the last real step
     terminated: torch.Tensor  # (B,) 1.0 where that state is terminal (no bootstrap); truncation is 0.0
     complete: torch.Tensor  # (B,) 1.0 where the chunk may train the critic: all h steps real, or terminal at its end
     offline: torch.Tensor  # (B,) 1.0 where the chunk is a demonstration's

@@ -35,6 +35,7 @@ class Loop:
     updates_per_step: float = 1.0  # critic updates per environment step
     actor_every: int = 1  # critic updates per actor update
     batch_size: int = 256
+    n_step: int | None = None  # steps of reward before the critic's target bootstraps; None: the chunk's h
     capacity: int = 1_000_000  # states in the online replay
     envs: int = 1  # environments stepped together, each in a worker process when more than one
     fresh_critic: bool = False  # start with an untrained critic instead of the pretrained one
@@ -144,7 +145,7 @@ class Run:
         metrics: dict[str, Any] = {}
         owed = int(max(0, self.step - self.loop.start_updates) * self.loop.updates_per_step)
         while self.updates < owed:
-            batch = self.data.sample(self.loop.batch_size, self.algo.policy.config.horizon, self.step)
+            batch = self.data.sample(self.loop.batch_size, self.algo.policy.config.horizon, self.step, self.loop.n_step)
             self.updates += 1
             actor = self.step > self.loop.start_actor and self.updates % self.loop.actor_every == 0
             self.actor_updates += int(actor)

@@ -31,6 +31,7 @@ class Loop:
     updates: int = 1_000_000  # of cloning, one critic update with each
     regularised_updates: int = 0  # after them: offline updates of the regularised actor loss
     batch_size: int = 256
+    n_step: int | None = None  # steps of reward before the critic's target bootstraps; None: the chunk's h
     log_every: int = 500  # updates between rows of metrics.jsonl
     evaluate: bool = True  # in the simulator at the end
 
@@ -83,7 +84,7 @@ def run_updates(folder: RunFolder, interrupts: Interrupts, algo: Any, replay: Re
         folder.save({"step": step, "algo": algo.state_dict(), "replay_rng": replay.generator.get_state()})
 
     while step < total:
-        batch = to_device(replay.sample(loop.batch_size, algo.policy.config.horizon, offline=True), where)
+        batch = to_device(replay.sample(loop.batch_size, algo.policy.config.horizon, offline=True, n_step=loop.n_step), where)
         metrics = algo.clone(batch) if step < loop.updates else algo.update(batch)
         step += 1
         progress.advance(step, 1)
