@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from flowft import device
-from flowft.algos.adam import adam, step
 from flowft.algos.base import Metrics
+from flowft.algos.optim import adam, step
 from flowft.data.spec import Batch
 from flowft.policies import flow
 from flowft.policies.policy import FlowPolicy

@@ -14,9 +14,9 @@ import torch
 
 from flowft import device
 from flowft.algos import critic as critics
-from flowft.algos.adam import adam, step
 from flowft.algos.base import Metrics
 from flowft.algos.flow_bc import flow_matching_loss, masked_mean
+from flowft.algos.optim import adam, average, step
 from flowft.algos.trust_region import TrustRegion
 from flowft.data.spec import Batch
 from flowft.policies import flow
@@ -223,9 +223,3 @@ def take_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
     optimizer.load_state_dict(state)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-
-
-def average(target: torch.nn.Module, source: torch.nn.Module, rate: torch.Tensor) -> None:
-    """target <- (1 − rate)·target + rate·source, parameter by parameter; `rate` is a scalar on their device."""
-    mine = list(target.parameters())
-    torch._foreach_lerp_(mine, list(source.parameters()), [rate] * len(mine))

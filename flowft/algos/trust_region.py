@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from flowft.algos.flow_bc import masked_mean
+from flowft.algos.optim import average
 from flowft.data.spec import Batch
 from flowft.policies.policy import FlowPolicy, Sample
 
@@ -48,8 +49,7 @@ class TrustRegion:
         with torch.no_grad():
             off = ((distance / self.radius).square() - 1).clamp(-1, 1)
             self.log_strength = torch.where(taken, (self.log_strength + STEP * off).clamp(*self.bounds), self.log_strength)
-            anchor = list(self.anchor.parameters())
-            torch._foreach_lerp_(anchor, list(self.policy.parameters()), [self.anchor_rate * taken] * len(anchor))
+            average(self.anchor, self.policy, self.anchor_rate * taken)
 
     def state_dict(self) -> dict[str, Any]:
         return {"anchor": self.anchor.state_dict(), "log_strength": self.log_strength.clone()}

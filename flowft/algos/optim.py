@@ -1,4 +1,7 @@
-"""Adam steps that a non-finite loss or gradient cannot spoil: such a step is refused as a whole, without asking the host."""
+"""Adam steps that a non-finite loss or gradient cannot spoil, and moving averages that can wait for such a step.
+
+A step is refused as a whole and on the device: the host need not know, and learns it from the metrics when it looks.
+"""
 
 from __future__ import annotations
 
@@ -30,3 +33,9 @@ def step(
     optimizer.found_inf = refused.float()  # type: ignore[attr-defined]  # read by the fused kernel, as torch.amp's scaler has it
     optimizer.step()
     return norm
+
+
+def average(target: torch.nn.Module, source: torch.nn.Module, rate: torch.Tensor) -> None:
+    """target <- (1 − rate)·target + rate·source, parameter by parameter; `rate` is a scalar on their device, 0 leaves all as it is."""
+    mine: list[torch.Tensor] = list(target.parameters())
+    torch._foreach_lerp_(mine, list(source.parameters()), [rate] * len(mine))
