@@ -227,7 +227,7 @@ def test_the_trust_region_keeps_its_least_strength() -> None:
         region = agent(config=Config(least_strength=least)).trust_region
         assert region is not None
         for _ in range(500):
-            region.update(torch.tensor(0.0))
+            region.update(torch.tensor(0.0), torch.tensor(True))
         strengths.append(float(region.strength))
     assert strengths[0] < 1e-4
     assert strengths[1] == pytest.approx(200.0, rel=1e-4)

@@ -9,6 +9,7 @@ import torch
 
 from flowft import device
 from flowft.algos.base import Metrics
+from flowft.algos.optim import adam, step
 from flowft.data.spec import Batch
 from flowft.policies import flow
 from flowft.policies.policy import FlowPolicy
@@ -44,7 +45,7 @@ class FlowBC:
         """`critic` settings are taken as every algorithm takes them, and not used."""
         self.policy, self.config = policy, config
         self.stream = device.generator(policy.normalizer.mean.device, seed)
-        self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
+        self.optimizer = adam(policy.parameters(), config.learning_rate)
 
     @property
     def acting(self) -> FlowPolicy:
@@ -60,10 +61,8 @@ class FlowBC:
         x0, _ = self.policy.draw(len(batch.observation), self.stream)
         t = torch.rand(len(x0), 1, generator=self.stream, device=x0.device)
         loss = flow_matching_loss(self.policy, batch, x0, t)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return {"flow_matching_loss": loss.detach()}
+        norm = step(self.optimizer, loss)
+        return {"flow_matching_loss": loss.detach(), "actor_grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
         return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": device.rng_state(self.stream)}

@@ -16,6 +16,7 @@ from flowft import device
 from flowft.algos import critic as critics
 from flowft.algos.base import Metrics
 from flowft.algos.flow_bc import flow_matching_loss, masked_mean
+from flowft.algos.optim import adam, average, step
 from flowft.algos.trust_region import TrustRegion
 from flowft.data.spec import Batch
 from flowft.policies import flow
@@ -38,6 +39,7 @@ class Config:
     pessimism: Literal["min", "mean"] = "min"  # how the ensemble becomes one value
     actor_learning_rate: float = 3e-4  # Adam's
     critic_learning_rate: float = 3e-4  # Adam's
+    max_grad_norm: float | None = None  # longer gradients of actor and critic are scaled down to this norm; None: never
     alpha: float = 0.0  # initial temperature; 0: no entropy term (a fixed σ gives it almost nothing to act on)
     alpha_learning_rate: float = 3e-4  # 0: α stays as it is
     target_sigma: float = 0.1  # target entropy, stated as the step noise σ that has it
@@ -47,6 +49,8 @@ class Config:
             raise ValueError(f"beta is {self.beta}; it must not be negative")
         if self.radius is not None and self.radius <= 0:
             raise ValueError(f"radius is {self.radius}; it must be positive, or null for no trust region")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive, or null for no clipping")
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma is {self.gamma}; it must be in (0, 1]")
 
@@ -65,9 +69,9 @@ class SACFlow:
         self.trust_region: TrustRegion | None = None
         if config.radius is not None:
             self.trust_region = TrustRegion(policy, config.radius, config.anchor_rate, config.least_strength)
-        self.actor_optimizer = torch.optim.Adam(policy.parameters(), config.actor_learning_rate, fused=True)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), config.critic_learning_rate, fused=True)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], config.alpha_learning_rate)
+        self.actor_optimizer = adam(policy.parameters(), config.actor_learning_rate)
+        self.critic_optimizer = adam(self.critic.parameters(), config.critic_learning_rate)
+        self.alpha_optimizer = adam([self.log_alpha], config.alpha_learning_rate)
         self.target_entropy = flow.entropy_at_noise(config.target_sigma, policy.latent_dim, policy.config.steps)
         self.stream = device.generator(where, seed)
 
@@ -97,9 +101,12 @@ class SACFlow:
         loss = error.sum() / batch.complete.sum().clamp_min(1)
         return loss, {"critic_loss": loss.detach(), "q": q.detach().mean(), "q_target": target.mean()}
 
-    def actor_loss(self, batch: Batch) -> tuple[torch.Tensor, Sample, Metrics]:
-        """α log p_c − Q(s, a^θ) + β‖a^θ − a_D‖² (+ λ‖a^θ − a^anchor‖², the trust region), over valid chunk steps."""
-        x0, noise = self.policy.draw(len(batch.observation), self.stream)
+    def actor_loss(self, batch: Batch, draws: tuple[torch.Tensor, torch.Tensor] | None = None) -> tuple[torch.Tensor, Sample, Metrics]:
+        """α log p_c − Q(s, a^θ) + β‖a^θ − a_D‖² (+ λ‖a^θ − a^anchor‖², the trust region), over valid chunk steps.
+
+        `draws`: x_0 and ε of the rollout; without them fresh ones.
+        """
+        x0, noise = draws or self.policy.draw(len(batch.observation), self.stream)
         own = self.policy.sample(batch.observation, x0, noise)
         q = self._pessimistic(self.critic(self._state(batch.observation), own.action))
         behaviour = self._behaviour_distance(own, batch)
@@ -123,40 +130,40 @@ class SACFlow:
         x0, _ = self.policy.draw(len(batch.observation), self.stream)
         t = torch.rand(len(x0), 1, generator=self.stream, device=x0.device)
         loss = flow_matching_loss(self.policy, batch, x0, t)
-        self._step(self.actor_optimizer, loss)
-        return {"flow_matching_loss": loss.detach(), **self.update_critic(batch)}
+        norm = step(self.actor_optimizer, loss, self.config.max_grad_norm)
+        return {"flow_matching_loss": loss.detach(), "actor_grad_norm": norm, **self.update_critic(batch)}
 
     def update(self, batch: Batch, actor: bool = True) -> Metrics:
-        """One critic step and, where `actor`, one step of the actor and the temperature. No host synchronisation."""
+        """One critic step and, where `actor`, one step of the actor and the temperature. No host synchronisation.
+
+        Where the critic's loss or gradient is not finite nothing of this update happens, where the actor's is not, nothing
+        of the actor's part; the metrics ending in `_loss` and `_grad_norm` tell.
+        """
         metrics = self.update_critic(batch)
-        return metrics | self.update_actor(batch) if actor else metrics
+        return metrics | self.update_actor(batch, metrics["critic_grad_norm"].isfinite()) if actor else metrics
 
     def update_critic(self, batch: Batch) -> Metrics:
         loss, metrics = self.critic_loss(batch)
-        self._step(self.critic_optimizer, loss)
+        norm = step(self.critic_optimizer, loss, self.config.max_grad_norm)
         with torch.no_grad():
-            average(self.target_critic, self.critic, self.config.tau)
-        return metrics
+            average(self.target_critic, self.critic, self.config.tau * norm.isfinite())
+        return {**metrics, "critic_grad_norm": norm}
 
-    def update_actor(self, batch: Batch) -> Metrics:
+    def update_actor(self, batch: Batch, allowed: torch.Tensor | None = None) -> Metrics:
+        """`allowed`: a bool on the device; where it is false nothing changes."""
         loss, own, metrics = self.actor_loss(batch)
-        self._step(self.actor_optimizer, loss)
+        norm = step(self.actor_optimizer, loss, self.config.max_grad_norm, allowed)
+        taken = norm.isfinite() if allowed is None else norm.isfinite() & allowed
         if self.trust_region is not None:
-            self.trust_region.update(metrics["anchor_distance"])
+            self.trust_region.update(metrics["anchor_distance"], taken)
         if self.config.alpha > 0 and self.config.alpha_learning_rate > 0:
-            self._step(self.alpha_optimizer, self.temperature_loss(own.path_log_prob))
-        return {**metrics, "alpha": self.alpha}
+            step(self.alpha_optimizer, self.temperature_loss(own.path_log_prob), allowed=taken)
+        return {**metrics, "actor_grad_norm": norm, "alpha": self.alpha}
 
     @property
     def alpha(self) -> torch.Tensor:
         """The temperature; exactly 0 when the entropy term is off."""
         return self.log_alpha.detach().exp() if self.config.alpha > 0 else self.log_alpha.new_zeros(())
-
-    def _step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
-        optimizer.step()
 
     # Pieces ---------------------------------------------------------------------------------------------------------
 
@@ -216,8 +223,3 @@ def take_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
     optimizer.load_state_dict(state)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-
-
-def average(target: torch.nn.Module, source: torch.nn.Module, rate: float) -> None:
-    """target <- (1 − rate)·target + rate·source, parameter by parameter."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from flowft.algos.flow_bc import masked_mean
+from flowft.algos.optim import average
 from flowft.data.spec import Batch
 from flowft.policies.policy import FlowPolicy, Sample
 
@@ -43,12 +44,12 @@ class TrustRegion:
         squared = masked_mean(self.policy.chunk((own.latent - there).square()), batch.valid)
         return self.strength * squared, squared.detach().sqrt()
 
-    def update(self, distance: torch.Tensor) -> None:
-        """Dual step on λ, then let the anchor follow."""
+    def update(self, distance: torch.Tensor, taken: torch.Tensor) -> None:
+        """Dual step on λ, then let the anchor follow. `taken`: whether the actor made its step; if not, neither moves."""
         with torch.no_grad():
             off = ((distance / self.radius).square() - 1).clamp(-1, 1)
-            self.log_strength = (self.log_strength + STEP * off).clamp(*self.bounds)
-            torch._foreach_lerp_(list(self.anchor.parameters()), list(self.policy.parameters()), self.anchor_rate)
+            self.log_strength = torch.where(taken, (self.log_strength + STEP * off).clamp(*self.bounds), self.log_strength)
+            average(self.anchor, self.policy, self.anchor_rate * taken)
 
     def state_dict(self) -> dict[str, Any]:
         return {"anchor": self.anchor.state_dict(), "log_strength": self.log_strength.clone()}

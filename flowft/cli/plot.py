@@ -12,15 +12,23 @@ from flowft.errors import UsageError, did_you_mean
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Picture to write: .png, .pdf or .svg.")
-@click.option("--kind", type=click.Choice(["success", "return"]), default="success", show_default=True, help="What to draw.")
+@click.option("--kind", type=click.Choice(["success", "return", "gradients"]), default="success", show_default=True, help="What to draw.")
 def plot(runs: tuple[str, ...], out: Path, kind: str) -> None:
-    """Draw success against online steps, from one run or many.
+    """Draw success (or return, or gradients) against online steps, from one run or many.
 
     RUN is a name in runs/ or a run folder. Runs that differ in nothing but their seed become one curve: the mean with
     its interval. The dashed line is the cloned policy, as evaluated before the first online step.
-    """
-    from flowft.report import plots
 
+    \b
+    --kind gradients draws how gradients pass through the flow steps, each run by itself, and prints them as a table.
+    The runs must have been made with --set diagnostics.gradients=true.
+    """
+    from flowft.report import gradients, plots
+
+    if kind == "gradients":
+        click.echo(gradients.table(gradients.draw([gradients.read_run(folder(run)) for run in runs], out)))
+        click.echo(str(out))
+        return
     curves = plots.draw([plots.read_run(folder(run)) for run in runs], out, kind)
     for curve in curves:
         unit = "{:.0%}" if kind == "success" else "{:.2f}"

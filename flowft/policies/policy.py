@@ -52,6 +52,7 @@ class Sample(NamedTuple):
     log_prob: torch.Tensor  # (B,) log p_c of the path, with the squash term
     path_log_prob: torch.Tensor  # (B,) the same before the squash term: what a target entropy refers to
     latent: torch.Tensor  # (B, D) x_K, before the squash
+    path: list[torch.Tensor]  # x_0 … x_K, each (B, D)
 
 
 class FlowPolicy(nn.Module):
@@ -89,7 +90,7 @@ class FlowPolicy(nn.Module):
         path = flow.rollout(velocity, partial(self._sigma, state), x0, noise, self.config.drift_correction)
         action = self.squash(path.end)
         log_prob = path.log_prob - self.squash.log_derivative(path.end)
-        return Sample(self.chunk(action), log_prob, path.log_prob, path.end)
+        return Sample(self.chunk(action), log_prob, path.log_prob, path.end, path.path)
 
     def draw(self, batch: int, stream: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Fresh x_0 (B, D) and ε (K, B, D): new for every call, every element and every step."""

@@ -18,6 +18,7 @@ from flowft.report.stats import mean_interval, wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0b6e99", "#d1495b", "#3d8b37", "#8f5aa8", "#c47f17", "#5b6770")
 # What may differ between the seeds of one experiment.
@@ -48,31 +49,43 @@ class Curve:
 
 
 def read_run(folder: Path) -> Run:
-    """The evaluations of `folder/metrics.jsonl`. A half-written last line (a killed run) is left out."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        raise UsageError(f"{folder} is not a run: it has no metrics.jsonl", "flowft finetune --ckpt NAME")
+    """The evaluations and training episodes of a run folder."""
     rows: dict[tuple[str, int], Mapping[str, Any]] = {}
     episodes: list[Mapping[str, Any]] = []
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise FlowftError(f"{path} line {number} is not JSON: {line[:60]!r}", f"remove line {number}") from error
+    for row in read_rows(folder):
         if row.get("kind") == "eval" and row.get("stage", "finetune") == "finetune":
             rows["eval", int(row["step"])] = row  # a run that went on after a kill repeats a step: the later row counts
         elif row.get("kind") == "episode":
             episodes.append(row)
     if not rows:
         raise UsageError(
-            f"{path} holds no evaluation of an online run yet", "flowft finetune --ckpt NAME, or wait for its first evaluation"
+            f"{folder / 'metrics.jsonl'} holds no evaluation of an online run yet",
+            "flowft finetune --ckpt NAME, or wait for its first evaluation",
         )
-    settings = folder / "recipe.yaml"
-    recipe = yaml.safe_load(settings.read_text()) if settings.is_file() else {}
-    return Run(folder.name, recipe or {}, tuple(rows[key] for key in sorted(rows)), tuple(episodes))
+    return Run(folder.name, read_recipe(folder), tuple(rows[key] for key in sorted(rows)), tuple(episodes))
+
+
+def read_rows(folder: Path) -> list[Mapping[str, Any]]:
+    """All rows of `folder/metrics.jsonl`. A half-written last line (a killed run) is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise UsageError(f"{folder} is not a run: it has no metrics.jsonl", "flowft finetune --ckpt NAME")
+    rows: list[Mapping[str, Any]] = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise FlowftError(f"{path} line {number} is not JSON: {line[:60]!r}", f"remove line {number}") from error
+    return rows
+
+
+def read_recipe(folder: Path) -> Mapping[str, Any]:
+    """The settings of a run folder; empty when it does not say."""
+    path = folder / "recipe.yaml"
+    return (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
 
 
 def curves(runs: Sequence[Run], kind: str = "success") -> list[Curve]:
@@ -86,20 +99,31 @@ def curves(runs: Sequence[Run], kind: str = "success") -> list[Curve]:
 
 def draw(runs: Sequence[Run], out: Path, kind: str = "success") -> list[Curve]:
     """Write the plot to `out` (PNG, PDF or SVG by its suffix), whole or not at all. Returns what was drawn."""
+    figure = new_figure(out, (7.2, 4.4))
+    lines = curves(runs, kind)
+    axes = figure.add_subplot()
+    for curve, colour in zip(lines, colours(len(lines)), strict=True):
+        _draw_curve(axes, curve, colour, kind)
+    if len(runs) == 1 and kind == "success":
+        _draw_training(axes, runs[0])
+    _dress(axes, lines, kind)
+    save(figure, out)
+    return lines
+
+
+def new_figure(out: Path, size: tuple[float, float]) -> Figure:
+    """An empty figure, inches wide and high, that `save` can write to `out`."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("matplotlib", "plot", "flowft plot") from error
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise UsageError(f"--out {out} is neither .png, .pdf nor .svg", f"--out {out.with_suffix('.png')}")
-    lines = curves(runs, kind)
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")  # no pyplot: no global state, no screen
-    axes = figure.add_subplot()
-    for curve, colour in zip(lines, _colours(len(lines)), strict=True):
-        _draw_curve(axes, curve, colour, kind)
-    if len(runs) == 1 and kind == "success":
-        _draw_training(axes, runs[0])
-    _dress(axes, lines, kind)
+    return Figure(figsize=size, layout="constrained")  # no pyplot: no global state, no screen
+
+
+def save(figure: Figure, out: Path) -> None:
+    """Write the picture whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.stem}.", suffix=out.suffix)
     os.close(handle)
@@ -109,7 +133,6 @@ def draw(runs: Sequence[Run], out: Path, kind: str = "success") -> list[Curve]:
         os.replace(temporary, out)
     finally:
         Path(temporary).unlink(missing_ok=True)
-    return lines
 
 
 def _single(run: Run, kind: str) -> Curve:
@@ -161,7 +184,20 @@ def _common_name(names: Sequence[str]) -> str:
     return shared.rstrip("-_.") or names[0]
 
 
-def _colours(count: int) -> list[str]:
+def thousands(value: float, _: object = None) -> str:
+    """15000 -> 15k, as a tick."""
+    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
+
+
+def lighten(axes: Axes) -> None:
+    """A pale grid behind the data, no frame above and to the right."""
+    axes.grid(True, color="#e3e6e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def colours(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
@@ -192,11 +228,8 @@ def _dress(axes: Axes, lines: Sequence[Curve], kind: str) -> None:
     if kind == "success":
         axes.set_ylim(-2, 102)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}")
-    axes.grid(True, color="#e3e6e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.xaxis.set_major_formatter(thousands)
+    lighten(axes)
     band = "t interval over seeds" if any(curve.runs > 1 for curve in lines) else "Wilson interval of each evaluation"
     axes.set_title(f"Shaded: 95 % {band}" if kind == "success" else "", fontsize=9, color="#5b6770", loc="left")
     axes.legend(framealpha=0.9, edgecolor="none", loc="lower right" if kind == "success" else "best", fontsize=9)

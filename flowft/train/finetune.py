@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from flowft import checkpoint, device, recipe, registry
+from flowft.algos import diagnostics
 from flowft.data import mixture, source
 from flowft.data.replay import Replay, from_dataset
-from flowft.data.spec import Dataset, EnvSpec
+from flowft.data.spec import Batch, Dataset, EnvSpec
 from flowft.envs import base
 from flowft.envs.vector import Vector
-from flowft.errors import DataError, EnvError
+from flowft.errors import DataError, EnvError, UsageError
 from flowft.policies import policy as policies
 from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
+from flowft.train.nonfinite import Watch
 from flowft.train.run import Clock, Interrupts, checkpoint_content, environment, other_versions, to_device
 from flowft.train.runlog import Progress, RunFolder, say
 from flowft.train.settings import Settings, reward_transform
 
-FREE = ("finetune.steps", "eval.envs", "wandb", "threads", "device")
+FREE = ("finetune.steps", "eval.envs", "wandb", "threads", "device", "diagnostics")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     algorithm = registry.get("algos", settings.algo)
     parts = sections(settings)
     loop: Loop = parts["loop"]
+    if settings.diagnostics.gradients and not hasattr(algorithm, "actor_loss"):
+        raise UsageError(f"the algorithm {settings.algo} learns nothing through the rollout", "--set diagnostics.gradients=false")
     where = device.resolve(settings.device)
     settings.apply_threads()
     env = environment(settings, None, EnvSpec.from_tree(content["env"]) if content["env"] else None)
@@ -81,7 +85,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
             checkpoint.save(out, "policy checkpoint", now)
 
         try:
-            Run(folder, interrupts, algo, collector, data, evaluator, loop, publish).go(settings.eval.every)
+            Run(folder, interrupts, algo, collector, data, evaluator, loop, publish, settings.diagnostics).go(settings.eval.every)
         finally:
             evaluator.close()
         return out
@@ -106,10 +110,14 @@ class Run:
         evaluator: Evaluator,
         loop: Loop,
         publish: Callable[[int, Mapping[str, Any]], None],
+        diagnose: diagnostics.Config,
     ) -> None:
         """`publish(step, evaluation)` is called with each evaluated policy."""
         self.folder, self.interrupts, self.algo, self.collector = folder, interrupts, algo, collector
         self.data, self.evaluator, self.loop, self.publish = data, evaluator, loop, publish
+        self.diagnose, self.device = diagnose, algo.policy.normalizer.mean.device
+        self.watch = Watch(folder, diagnose.nonfinite_limit, self.device, algo.config)
+        self.batch: Batch | None = None  # of the last update
         self.step = 0  # environment steps
         self.updates = 0  # critic updates
         self.actor_updates = 0
@@ -128,9 +136,14 @@ class Run:
                 self.folder.write("episode", self.step + lanes, {"return": ended.total, "success": ended.success, "length": ended.length})
             before, self.step = self.step, self.step + lanes
             metrics = self._update()
+            if self.watch.verdict:
+                self._save()
+                raise self.watch.verdict
             progress.advance(self.step, lanes)
             if metrics and crossed(before, self.step, self.loop.log_every):
                 self.folder.write("train", self.step, metrics)
+            if self.diagnose.gradients and metrics and self.batch and crossed(before, self.step, self.diagnose.every):
+                self.folder.write("gradients", self.step, diagnostics.gradients(self.algo, self.batch, self.diagnose.elements))
             if (eval_every and crossed(before, self.step, eval_every)) or self.step >= self.loop.steps:
                 self._evaluate(progress)
                 self._save()
@@ -149,7 +162,10 @@ class Run:
             self.updates += 1
             actor = self.step > self.loop.start_actor and self.updates % self.loop.actor_every == 0
             self.actor_updates += int(actor)
-            metrics |= self.algo.update(to_device(batch, self.algo.policy.normalizer.mean.device), actor=actor)
+            self.batch = to_device(batch, self.device)
+            now = self.algo.update(self.batch, actor=actor)
+            self.watch.see(self.step, self.batch, now)
+            metrics |= now
         return metrics
 
     def _evaluate(self, progress: Progress) -> None:
@@ -169,6 +185,7 @@ class Run:
             self.data.online.load_state_dict(saved["online"])
             self.data.offline.generator.set_state(saved["offline_rng"])
             self.collector.load_state_dict(saved["collector"])
+            self.watch.in_a_row = dict(saved.get("nonfinite", {}))  # states of older versions lack it
             say(f"continuing at step {self.step}")
             return
         self.collector.begin()
@@ -178,11 +195,12 @@ class Run:
         self._save()
 
     def _save(self) -> None:
+        self.watch.look()
         self.folder.save(
             {
                 **{name: getattr(self, name) for name in _COUNTERS}, "algo": self.algo.state_dict(),
                 "online": self.data.online.state_dict(), "offline_rng": self.data.offline.generator.get_state(),
-                "collector": self.collector.state_dict(),
+                "collector": self.collector.state_dict(), "nonfinite": self.watch.in_a_row,
             }
         )  # fmt: skip
 

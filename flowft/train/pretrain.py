@@ -17,11 +17,12 @@ from flowft.errors import UsageError
 from flowft.policies.policy import FlowPolicy
 from flowft.train.evaluate import evaluate
 from flowft.train.finetune import sections
+from flowft.train.nonfinite import Watch
 from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, to_device
 from flowft.train.runlog import Progress, RunFolder, say
 from flowft.train.settings import Settings, reward_transform
 
-FREE = ("pretrain.updates", "pretrain.regularised_updates", "eval.", "wandb", "threads", "device", "finetune.")
+FREE = ("pretrain.updates", "pretrain.regularised_updates", "eval.", "wandb", "threads", "device", "finetune.", "diagnostics")
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,14 @@ def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
     replay = from_dataset(dataset, reward_transform(settings), settings.seed)
     kept = recipe.to_tree(settings) | {"dataset_hash": dataset.hash}
     with RunFolder(name, "pretrain", kept, FREE, settings.wandb) as folder, Interrupts() as interrupts:
-        run_updates(folder, interrupts, algo, replay, loop, where)
+        watch = Watch(folder, settings.diagnostics.nonfinite_limit, where, config)
+        run_updates(folder, interrupts, algo, replay, loop, where, watch)
         return finish(folder, name, settings, algo, dataset, loop)
 
 
-def run_updates(folder: RunFolder, interrupts: Interrupts, algo: Any, replay: Replay, loop: Loop, where: torch.device) -> None:
+def run_updates(
+    folder: RunFolder, interrupts: Interrupts, algo: Any, replay: Replay, loop: Loop, where: torch.device, watch: Watch
+) -> None:
     """Cloning updates, then regularised ones; saves as it goes."""
     total = loop.updates + loop.regularised_updates
     step = 0
@@ -76,17 +80,23 @@ def run_updates(folder: RunFolder, interrupts: Interrupts, algo: Any, replay: Re
         step = saved["step"]
         algo.load_state_dict(saved["algo"])
         replay.generator.set_state(saved["replay_rng"])
+        watch.in_a_row = dict(saved.get("nonfinite", {}))  # states of older versions lack it
         if step:
             say(f"continuing at update {step}")
     clock, progress = Clock(), Progress("pretrain", total, step, "update")
 
     def save() -> None:
-        folder.save({"step": step, "algo": algo.state_dict(), "replay_rng": replay.generator.get_state()})
+        watch.look()
+        folder.save({"step": step, "algo": algo.state_dict(), "replay_rng": replay.generator.get_state(), "nonfinite": watch.in_a_row})
 
     while step < total:
         batch = to_device(replay.sample(loop.batch_size, algo.policy.config.horizon, offline=True, n_step=loop.n_step), where)
         metrics = algo.clone(batch) if step < loop.updates else algo.update(batch)
         step += 1
+        watch.see(step, batch, metrics)
+        if watch.verdict:
+            save()
+            raise watch.verdict
         progress.advance(step, 1)
         if step % loop.log_every == 0:
             folder.write("train", step, metrics)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from flowft import recipe
-from flowft.algos import critic
+from flowft.algos import critic, diagnostics
 from flowft.data import source
 from flowft.data.replay import RewardTransform
 from flowft.data.spec import Dataset
@@ -52,6 +52,7 @@ class Settings:
     pretrain: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
     eval: evaluate.Config = field(default_factory=evaluate.Config)
+    diagnostics: diagnostics.Config = field(default_factory=diagnostics.Config)
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> Settings:
