@@ -14,7 +14,7 @@ from flowft.data import source
 from flowft.data.replay import Replay, from_dataset, observation_statistics
 from flowft.data.spec import Dataset
 from flowft.errors import UsageError
-from flowft.policies.policy import FlowPolicy
+from flowft.policies import policy as policies
 from flowft.train.evaluate import evaluate
 from flowft.train.finetune import sections
 from flowft.train.nonfinite import Watch
@@ -59,7 +59,7 @@ def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
         say(f"note: {note}")
 
     torch.manual_seed(settings.seed)  # of the initial weights
-    policy = FlowPolicy(dataset.spec, settings.policy).to(where)
+    policy = policies.build(algorithm.policy_kind, dataset.spec, settings.networks).to(where)
     policy.normalizer.fit(*observation_statistics(dataset))
     algo = algorithm(policy, settings.critic, config, settings.seed)
     replay = from_dataset(dataset, reward_transform(settings), settings.seed)
@@ -90,7 +90,7 @@ def run_updates(
         folder.save({"step": step, "algo": algo.state_dict(), "replay_rng": replay.generator.get_state(), "nonfinite": watch.in_a_row})
 
     while step < total:
-        batch = to_device(replay.sample(loop.batch_size, algo.policy.config.horizon, offline=True, n_step=loop.n_step), where)
+        batch = to_device(replay.sample(loop.batch_size, algo.policy.horizon, offline=True, n_step=loop.n_step), where)
         metrics = algo.clone(batch) if step < loop.updates else algo.update(batch)
         step += 1
         watch.see(step, batch, metrics)
