@@ -38,8 +38,11 @@ def find(name_or_path: str) -> Path:
 
 def save(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     """Write `content` (tensors and plain values, numpy converted) to `path` through a temporary file and a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             torch.save(plain({"format": FORMAT, "kind": kind, **content}), file)

@@ -101,7 +101,7 @@ def coerce(kind: Any, value: Any, where: str) -> Any:
     """`value` as `kind` (int, float, bool, str, tuple, Literal, Optional, a nested dataclass), or an error that names `where`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
+        if type(None) in arguments and (value is None or value == "none"):
             return None
         options = [option for option in arguments if option is not type(None)]
         for option in options:

@@ -1,7 +1,8 @@
 """Names to classes, imported only when asked for. Plug-ins register through entry points.
 
-A new velocity network, kind of policy, algorithm, data source or environment family is one new file and one line here; a package
-of somebody else's adds the same line to its own `[project.entry-points."flowft.networks"]` (or `.policies`, `.algos`, `.sources`, `.envs`).
+A new velocity network, kind of policy, algorithm, data source, environment family or foreign checkpoint format is one new
+file and one line here; a package of somebody else's adds the same line to its own
+`[project.entry-points."flowft.networks"]` (or `.policies`, `.algos`, `.sources`, `.envs`, `.converters`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gymnasium": "flowft.envs.gymnasium_mujoco",
         "robotics": "flowft.envs.robotics",
         "ogbench": "flowft.envs.ogbench_singletask",
+    },
+    # A converter is a module with `convert(path, sizes)`: see flowft/convert/__init__.py.
+    "converters": {
+        "sacflow-npz": "flowft.convert.sacflow_npz",
     },
 }
 

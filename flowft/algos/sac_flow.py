@@ -43,6 +43,7 @@ class Config:
     alpha: float = 0.0  # initial temperature; 0: no entropy term (a fixed σ gives it almost nothing to act on)
     alpha_learning_rate: float = 3e-4  # 0: α stays as it is
     target_sigma: float = 0.1  # target entropy, stated as the step noise σ that has it
+    target_entropy: float | None = None  # the same as a number (nats, before the squash term); wins over target_sigma
 
     def __post_init__(self) -> None:
         if self.beta < 0:
@@ -73,7 +74,8 @@ class SACFlow:
         self.actor_optimizer = adam(policy.parameters(), config.actor_learning_rate)
         self.critic_optimizer = adam(self.critic.parameters(), config.critic_learning_rate)
         self.alpha_optimizer = adam([self.log_alpha], config.alpha_learning_rate)
-        self.target_entropy = flow.entropy_at_noise(config.target_sigma, policy.latent_dim, policy.config.steps)
+        at_noise = flow.entropy_at_noise(config.target_sigma, policy.latent_dim, policy.config.steps)
+        self.target_entropy = at_noise if config.target_entropy is None else config.target_entropy
         self.stream = device.generator(where, seed)
 
     @property

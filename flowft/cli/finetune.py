@@ -11,17 +11,18 @@ from flowft.cli import options
 
 @click.command()
 @click.option("--ckpt", required=True, metavar="NAME|FILE", help="Checkpoint to start from; a name is looked up in checkpoints/.")
+@click.option("--dataset", metavar="ID|PATH", help="Demonstrations; a converted checkpoint knows none, others know theirs.")
 @options.training
 def finetune(
-    ckpt: str, recipe_name: str | None, assignments: tuple[str, ...], seed: int | None, device: str | None, env: str | None,
-    name: str | None,
+    ckpt: str, dataset: str | None, recipe_name: str | None, assignments: tuple[str, ...], seed: int | None, device: str | None,
+    env: str | None, name: str | None,
 ) -> None:  # fmt: skip
     """Improve a checkpoint online; the same command continues a killed run.
 
     Needs nothing but --ckpt: environment, demonstrations and settings travel with the checkpoint. What is given here
     wins over them. Writes checkpoints/NAME.pt and runs/NAME/.
     """
-    tree = options.tree(recipe_name, assignments, seed=seed, device=device, env=env)
+    tree = options.tree(recipe_name, assignments, dataset=dataset, seed=seed, device=device, env=env)
     with options.interruptible():
         from flowft.train import finetune as stage
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("flowft.cli.finetune:finetune", "Improve a checkpoint online; the same command continues a killed run."),
     "eval": ("flowft.cli.evaluate:evaluate", "Count successes of a checkpoint on seeds that training never uses."),
     "data": ("flowft.cli.data:data", "List, inspect, check, download and generate datasets."),
+    "convert": ("flowft.cli.convert:convert", "Make a checkpoint from the parameters of a policy trained elsewhere."),
     "plot": ("flowft.cli.plot:plot", "Draw success (or gradients) against online steps, from one run or many."),
     "doctor": ("flowft.cli.doctor:doctor", "Show versions, devices, simulators, rendering and folders."),
 }

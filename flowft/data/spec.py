@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch  # an environment worker needs the shapes, not 1.6 s of imports
 
 Array = npt.NDArray[np.float32]
+UNNAMED = "unnamed"  # the one observation part of a policy from elsewhere, of which only the sizes are known
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Spec:
     @property
     def action_dim(self) -> int:
         return len(self.action_low)
+
+    @property
+    def unnamed(self) -> bool:
+        """Only sizes are known: names, order and bounds are whatever the data or the environment has."""
+        return [name for name, _ in self.parts] == [UNNAMED]
 
     def flatten(self, observation: Mapping[str, Any]) -> Array:
         """Named parts, each (..., size), as one float32 vector (..., D) in this spec's order."""
@@ -66,15 +72,17 @@ class Spec:
         out: list[str] = []
         if self.observation_dim != other.observation_dim:
             out.append(f"{self.observation_dim} observation values against {other.observation_dim}")
+        if self.action_dim != other.action_dim:
+            out.append(f"{self.action_dim} action values against {other.action_dim}")
+        if self.unnamed:
+            return out
         mine, theirs = dict(self.parts), dict(other.parts)
         for name in [*mine, *(n for n in theirs if n not in mine)]:
             if mine.get(name) != theirs.get(name):
                 out.append(f"{name}: {mine.get(name, 'absent')} against {theirs.get(name, 'absent')}")
-        if not out and [n for n, _ in self.parts] != [n for n, _ in other.parts]:
+        if mine == theirs and self.parts != other.parts:
             out.append(f"order of parts {[n for n, _ in self.parts]} against {[n for n, _ in other.parts]}")
-        if self.action_dim != other.action_dim:
-            out.append(f"{self.action_dim} action values against {other.action_dim}")
-        elif not (
+        if self.action_dim == other.action_dim and not (
             np.allclose(self.action_low, other.action_low, atol=1e-5) and np.allclose(self.action_high, other.action_high, atol=1e-5)
         ):
             out.append(f"action bounds {self.action_low}…{self.action_high} against {other.action_low}…{other.action_high}")

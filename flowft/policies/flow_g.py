@@ -24,7 +24,8 @@ class FlowG(nn.Module):
 
     config_type = Config
 
-    def __init__(self, observation_dim: int, latent_dim: int, config: Config) -> None:
+    def __init__(self, observation_dim: int, latent_dim: int, config: Config, horizon: int = 1) -> None:
+        """`horizon` is taken as every network takes it, and not used: the chunk is one vector here."""
         super().__init__()
         n_in = observation_dim + latent_dim + 1
         self.bound = config.candidate_bound

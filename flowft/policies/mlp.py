@@ -21,7 +21,8 @@ class MLPVelocity(nn.Module):
 
     config_type = Config
 
-    def __init__(self, observation_dim: int, latent_dim: int, config: Config) -> None:
+    def __init__(self, observation_dim: int, latent_dim: int, config: Config, horizon: int = 1) -> None:
+        """`horizon` is taken as every network takes it, and not used: the chunk is one vector here."""
         super().__init__()
         self.body = mlp([observation_dim + latent_dim + 1, *config.hidden, latent_dim], config.activation)
 

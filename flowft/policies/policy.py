@@ -32,6 +32,8 @@ class Config:
     steps: int = 4  # K: flow steps
     squash: Literal["clip", "tanh"] = "clip"  # recipes/README.md has the table that chose it
     atanh_limit: float = 0.98  # tanh only: |a| of cloning targets is clipped here
+    squash_epsilon: float = 0.0  # tanh only: log-density with log(1 − tanh²x + this), so that it stays bounded; published: 1e-6
+    observation_clip: float | None = 10.0  # normalised observations are clipped to ± this; None: not
     noise: Literal["fixed", "learned"] = "fixed"  # of the noise-augmented rollout
     sigma: float = 0.1  # σ, in units of the squashed action; learned: where it starts
     drift_correction: bool = True  # False: the published code's form, which changes the marginals
@@ -42,6 +44,10 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.sigma <= 0:
             raise ValueError(f"sigma is {self.sigma}; it must be positive")
+        if self.squash_epsilon < 0:
+            raise ValueError(f"squash_epsilon is {self.squash_epsilon}; it must not be negative")
+        if self.observation_clip is not None and self.observation_clip <= 0:
+            raise ValueError(f"observation_clip is {self.observation_clip}; it must be positive, or null for no clip")
 
 
 class Sample(NamedTuple):
@@ -60,12 +66,12 @@ class FlowPolicy(Policy):
     kind = "flow"
 
     def __init__(self, spec: Spec, config: Config) -> None:
-        super().__init__(spec, config.horizon)
+        super().__init__(spec, config.horizon, config.observation_clip)
         self.config = config
-        self.squash = squash.make(config.squash, config.atanh_limit)
+        self.squash = squash.make(config.squash, config.atanh_limit, config.squash_epsilon)
         network = registry.get("networks", config.network)
         settings = recipe.build(network.config_type, config.net, "policy.net")
-        self.network = network(spec.observation_dim, self.latent_dim, settings)
+        self.network = network(spec.observation_dim, self.latent_dim, settings, horizon=config.horizon)
         self.noise_head: nn.Module | None = None
         if config.noise == "learned":
             self.noise_head = mlp([spec.observation_dim + self.latent_dim + 1, 256, self.latent_dim], "silu")
@@ -77,9 +83,10 @@ class FlowPolicy(Policy):
 
     # The flow on tensors --------------------------------------------------------------------------------------------
 
-    def velocity(self, observation: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """v_θ(t, x, s): (B, D) from raw observations (B, O), x (B, D), t (B, 1)."""
-        v: torch.Tensor = self.network(self.network.context(self.normalizer(observation)), x, t)
+    def velocity(self, observation: torch.Tensor, x: torch.Tensor, t: torch.Tensor | float) -> torch.Tensor:
+        """v_θ(t, x, s): (B, D) from raw observations (B, O), x (B, D), t (B, 1), or (B,), or one number for all."""
+        time = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1, 1).expand(len(x), 1)
+        v: torch.Tensor = self.network(self.network.context(self.normalizer(observation)), x, time)
         return v
 
     def integrate(self, observation: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
@@ -88,12 +95,44 @@ class FlowPolicy(Policy):
 
     def sample(self, observation: torch.Tensor, x0: torch.Tensor, noise: torch.Tensor) -> Sample:
         """The noise-augmented rollout from x_0 (B, D) with noise ε (K, B, D), differentiable in θ."""
-        state = self.normalizer(observation)
-        velocity = partial(self.network, self.network.context(state))
-        path = flow.rollout(velocity, partial(self._sigma, state), x0, noise, self.config.drift_correction)
+        path = self.noisy_path(observation, x0, noise)
         action = self.squash(path.end)
         log_prob = path.log_prob - self.squash.log_derivative(path.end)
         return Sample(self.chunk(action), log_prob, path.log_prob, path.end, path.path)
+
+    def rollout(
+        self,
+        observation: torch.Tensor,
+        x0: torch.Tensor,
+        noise: torch.Tensor,
+        std: float | torch.Tensor | None = None,
+        drift_correction: bool | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Action (B, D) and log p_c (B, 1) of the same rollout, in the published form where asked.
+
+        K is the length of `noise` (K, B, D). `std`: noise of one step, x + v·Δt + std·ε; None: this policy's σ√Δt.
+        `drift_correction`: None is this policy's own setting. `noisy_path` has the points x_0 … x_K on the way.
+        """
+        path = self.noisy_path(observation, x0, noise, std, drift_correction)
+        log_prob = path.log_prob - self.squash.log_derivative(path.end)
+        return self.squash(path.end), log_prob.unsqueeze(-1)
+
+    def noisy_path(
+        self,
+        observation: torch.Tensor,
+        x0: torch.Tensor,
+        noise: torch.Tensor,
+        std: float | torch.Tensor | None = None,
+        drift_correction: bool | None = None,
+    ) -> flow.Rollout:
+        """The noisy path from x_0 (B, D) before the squash; arguments as `rollout` takes them."""
+        state = self.normalizer(observation)
+        velocity = partial(self.network, self.network.context(state))
+        correct = self.config.drift_correction if drift_correction is None else drift_correction
+        if std is None:
+            return flow.rollout(velocity, partial(self._sigma, state), x0, noise, correct)
+        sigma = torch.as_tensor(std, dtype=x0.dtype, device=x0.device) * len(noise) ** 0.5
+        return flow.rollout(velocity, lambda x, t: sigma, x0, noise, correct)
 
     def draw(self, batch: int, stream: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Fresh x_0 (B, D) and ε (K, B, D): new for every call, every element and every step."""

@@ -40,9 +40,13 @@ class Clip:
 
 @dataclass(frozen=True)
 class Tanh:
-    """a = tanh(x). Targets are atanh(a) with |a| clipped at `limit`: heavy-tailed targets cost success."""
+    """a = tanh(x). Targets are atanh(a) with |a| clipped at `limit`: heavy-tailed targets cost success.
+
+    The log-derivative is log(1 − tanh²x + epsilon).
+    """
 
     limit: float = 0.98
+    epsilon: float = 0.0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return x.tanh()
@@ -51,7 +55,8 @@ class Tanh:
         return action.clamp(-self.limit, self.limit).atanh()
 
     def log_derivative(self, x: torch.Tensor) -> torch.Tensor:
-        return log_slope(x).sum(dim=-1)
+        slope = log_slope(x)
+        return (slope if self.epsilon == 0 else (slope.exp() + self.epsilon).log()).sum(dim=-1)
 
 
 def log_slope(x: torch.Tensor) -> torch.Tensor:
@@ -59,6 +64,6 @@ def log_slope(x: torch.Tensor) -> torch.Tensor:
     return 2 * (math.log(2) - x - F.softplus(-2 * x))
 
 
-def make(name: str, limit: float) -> Squash:
+def make(name: str, limit: float, epsilon: float) -> Squash:
     """`clip` or `tanh`."""
-    return Clip() if name == "clip" else Tanh(limit)
+    return Clip() if name == "clip" else Tanh(limit, epsilon)

@@ -15,7 +15,8 @@ from flowft.train.settings import Settings
 
 def card(content: Mapping[str, Any], name: str, command: str | None = None) -> str:
     """Markdown for a loaded policy checkpoint called `name`; `command`: the command line that made it."""
-    stage = {"pretrain": "cloned from demonstrations", "finetune": "fine-tuned online"}.get(content["stage"], content["stage"])
+    stages = {"pretrain": "cloned from demonstrations", "finetune": "fine-tuned online", "convert": "converted"}
+    stage = stages.get(content["stage"], content["stage"])
     sections = [
         f"# {name}\n\nA {content.get('policy_kind', 'flow')} policy, {stage} with flowft {content['versions'].get('flowft', '?')}.",
         "## Result\n\n" + _result(content["evaluation"], name),
@@ -64,6 +65,8 @@ def _spec(spec: Mapping[str, Any], policy: Mapping[str, Any], kind: str) -> str:
 
 def _origin(content: Mapping[str, Any]) -> str:
     data = content["dataset"]
+    if data is None:
+        return f"Parameters in {content['origin']['path']}, {content['origin']['format']}, sha256 `{content['origin']['hash']}`."
     text = f"{data['episodes']} episodes ({data['steps']} steps) of {data['id']}, {data['format']}, sha256 `{data['hash']}`."
     text += "".join(f" Note: {note}." for note in data["notes"])
     unit = "online environment steps" if content["stage"] == "finetune" else "updates"

@@ -12,15 +12,15 @@ from flowft import checkpoint, device, recipe, registry
 from flowft.algos import diagnostics
 from flowft.data import mixture, source
 from flowft.data.replay import Replay, from_dataset
-from flowft.data.spec import Batch, Dataset, EnvSpec
+from flowft.data.spec import Batch, Dataset, EnvSpec, Spec
 from flowft.envs import base
 from flowft.envs.vector import Vector
-from flowft.errors import DataError, EnvError, UsageError
+from flowft.errors import CheckpointError, DataError, EnvError, UsageError
 from flowft.policies import policy as policies
 from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
 from flowft.train.nonfinite import Watch
-from flowft.train.run import Clock, Interrupts, checkpoint_content, environment, other_versions, to_device
+from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, other_versions, to_device
 from flowft.train.runlog import Progress, RunFolder, say
 from flowft.train.settings import Settings, reward_transform
 
@@ -62,11 +62,13 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     if env is None:
         raise EnvError(f"{path} does not say in which environment to fine-tune", f"flowft finetune --ckpt {path} --env ID")
     require_same_kind(path, content, settings)
-    dataset = same_dataset(content, settings)
+    dataset = same_dataset(content, settings, path)
+    settings = settings.with_dataset(dataset)
 
     policy = policies.from_checkpoint({**content, "recipe": recipe.to_tree(settings)}).to(where)
+    policy.spec = shared_spec(policy.spec, dataset, path)
     algo = algorithm(policy, settings.critic, parts["algo"], settings.seed)
-    algo.load_pretrained(content["algo"], critic=not loop.fresh_critic, optimizers=loop.keep_optimizers)
+    take_over(algo, content["algo"], loop, path)
     transform = reward_transform(settings)
     online = Replay(loop.capacity, policy.spec.observation_dim, policy.spec.action_dim, transform, settings.seed + 1)
     data = mixture.Mixture(from_dataset(dataset, transform, settings.seed), online, parts["mixture"])
@@ -79,10 +81,11 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
         collector = Collector(vector, algo.acting, online, settings.seed)
         evaluator = Evaluator(env, settings.eval)
         out = checkpoint.folder() / f"{name}.pt"
+        origin = content["dataset"] or describe(dataset)
 
         def publish(step: int, latest: Mapping[str, Any]) -> None:
             evaluation = {"env": env.id, "seed": settings.eval.seed, **latest}
-            now = checkpoint_content(settings, "finetune", step, algo.acting, algo.state_dict(), env, content["dataset"], evaluation)
+            now = checkpoint_content(settings, "finetune", step, algo.acting, algo.state_dict(), env, origin, evaluation)
             checkpoint.save(out, "policy checkpoint", now)
 
         try:
@@ -225,17 +228,39 @@ def require_same_kind(path: Path, content: Mapping[str, Any], settings: Settings
         made = content["recipe"]["algo"]
         raise UsageError(
             f"{path} holds a {found} policy, pretrained with algo={made}; {settings.algo} trains a {wanted} policy",
-            f"flowft pretrain --dataset {content['dataset']['id']} --set algo={settings.algo} --name NEW",
+            f"flowft pretrain --dataset {(content['dataset'] or {'id': 'ID'})['id']} --set algo={settings.algo} --name NEW",
         )
 
 
-def same_dataset(content: Mapping[str, Any], settings: Settings) -> Dataset:
+def same_dataset(content: Mapping[str, Any], settings: Settings, path: Path) -> Dataset:
     """The demonstrations that the checkpoint was pretrained on; other bytes under the same name are an error."""
-    dataset = source.load(settings.dataset or content["dataset"]["id"], settings.data)
     before = content["dataset"]
-    if settings.dataset == before["id"] and dataset.hash != before["hash"]:
+    named = settings.dataset or (before["id"] if before else None)
+    if named is None:
+        raise DataError(f"{path} was converted and knows no demonstrations", f"flowft finetune --ckpt {path} --dataset ID|PATH --env ENV")
+    dataset = source.load(named, settings.data)
+    if before and settings.dataset == before["id"] and dataset.hash != before["hash"]:
         raise DataError(
             f"{dataset.path} has changed since the checkpoint was made from it (sha256 {dataset.hash[:12]}, then {before['hash'][:12]})",
             f"flowft pretrain --dataset {dataset.id}",
         )
     return dataset
+
+
+def shared_spec(trained_on: Spec, dataset: Dataset, path: Path) -> Spec:
+    """The policy's spec, which the dataset must have too; a converted policy, which knows sizes only, takes the dataset's."""
+    if different := trained_on.differences(dataset.spec):
+        what = f"{path} sees or does something else than {dataset.id} holds: {'; '.join(different)}"
+        raise DataError(what, "--dataset with the observations and actions of the policy (flowft data info ID)")
+    return dataset.spec if trained_on.unnamed else trained_on
+
+
+def take_over(algo: Any, state: Mapping[str, Any], loop: Loop, path: Path) -> None:
+    """What the checkpoint holds beside the policy: its critic, and Adam's state, when asked."""
+    if loop.keep_optimizers and "policy" not in state:
+        raise CheckpointError(f"{path} was converted and holds no optimizer state", "--set finetune.keep_optimizers=false")
+    critic = not loop.fresh_critic
+    if critic and hasattr(algo, "critic") and "critic" not in state:
+        say(f"note: {path} has no critic; a fresh one starts untrained")
+        critic = False
+    algo.load_pretrained(state, critic=critic, optimizers=loop.keep_optimizers)

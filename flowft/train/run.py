@@ -84,7 +84,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def checkpoint_content(
     settings: Settings, stage: str, step: int, policy: Policy, algo: Mapping[str, Any], env: EnvSpec | None,
-    dataset: Mapping[str, Any], evaluation: Mapping[str, Any] | None,
+    dataset: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """All it takes to act, to go on fine-tuning, and to know where the policy came from."""
     return {
@@ -92,7 +92,7 @@ def checkpoint_content(
         "step": step,
         "spec": policy.spec.to_tree(),
         "env": env.to_tree() if env else None,
-        "dataset": dict(dataset),
+        "dataset": dict(dataset) if dataset else None,
         "recipe": recipe.to_tree(settings),
         "policy_kind": policy.kind,
         "policy": policy.state_dict(),
