@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_critic", "load_policy"]
 
 if TYPE_CHECKING:
-    from flowft.algos.critic import load_critic
+    from flowft.policies.loaded_critic import load_critic
     from flowft.policies.policy import load_policy
 
 
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return load_policy
     if name == "load_critic":
-        from flowft.algos.critic import load_critic
+        from flowft.policies.loaded_critic import load_critic
 
         return load_critic
     raise AttributeError(f"module 'flowft' has no attribute {name!r}")

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import torch
 
 from flowft import recipe
-from flowft.algos.critic import Critic
 from flowft.convert import Sizes, arrays
 from flowft.convert.arrays import Arrays, Entry
 from flowft.data.files import open_npz
 from flowft.data.source import sha256
 from flowft.data.spec import UNNAMED, Spec
 from flowft.errors import DataError
+from flowft.policies.critic import Critic
 from flowft.policies.policy import Config, FlowPolicy
 from flowft.train.run import checkpoint_content
 from flowft.train.settings import Settings

@@ -17,7 +17,9 @@ class GaussianPolicy(Policy):
 
     kind = "gaussian"
 
-    def __init__(self, spec: Spec, horizon: int, config: actor.Config, atanh_limit: float = 0.98, observation_clip: float | None = 10.0) -> None:
+    def __init__(
+        self, spec: Spec, horizon: int, config: actor.Config, atanh_limit: float = 0.98, observation_clip: float | None = 10.0
+    ) -> None:
         """atanh_limit: |a| of cloning targets is clipped there."""
         super().__init__(spec, horizon, observation_clip)
         self.start_dim = 0
@@ -38,7 +40,7 @@ class GaussianPolicy(Policy):
         mean, log_std = self.moments(observation)
         latent = mean + log_std.exp() * noise[0]
         before = (-0.5 * noise[0].square() - log_std - HALF_LOG_2PI).sum(dim=-1)
-        return Sample(self.chunk(latent.tanh()), before - self.squash.log_derivative(latent), before, latent)
+        return Sample(self.chunk(latent.tanh()), before - self.squash.log_derivative(latent), before, latent, [latent])
 
     def log_prob(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """log π(a|s) per action value (B, h, A) of stored chunks (B, h, A), with |a| clipped at `atanh_limit`."""
