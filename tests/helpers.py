@@ -42,7 +42,7 @@ def replay(*episodes: Episode, seed: int = 0) -> Replay:
 
 def policy(network: str = "mlp", **settings: Any) -> FlowPolicy:
     torch.manual_seed(0)
-    return FlowPolicy(SPEC, policies.Config(network=network, net=NETS[network], **{"horizon": 3, "steps": 4, **settings}))
+    return FlowPolicy(SPEC, policies.Config(network=network, **{"net": NETS[network], "horizon": 3, "steps": 4, **settings}))
 
 
 def agent(network: str = "mlp", config: Config | None = None, seed: int = 0, **settings: Any) -> SACFlow:

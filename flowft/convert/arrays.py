@@ -52,7 +52,8 @@ def solve(entries: Iterable[Entry], arrays: Arrays, known: Mapping[str, Sequence
 
 def problems(entries: Sequence[Entry], arrays: Arrays, sizes: Mapping[str, int]) -> list[str]:
     """What keeps the arrays from being these entries, each with its name; empty when nothing does."""
-    out = []
+    known = {entry.name for entry in entries}
+    out = [f"{name} is unknown" for name in arrays if name not in known]
     for entry in entries:
         expected = _shown([_size(text, sizes) for text in entry.shape])
         if entry.name not in arrays:
@@ -65,7 +66,7 @@ def problems(entries: Sequence[Entry], arrays: Arrays, sizes: Mapping[str, int])
             out.append(f"{entry.name} holds {array.dtype}, expected float32")
         elif not (np.abs(array) <= np.finfo(np.float32).max).all():
             out.append(f"{entry.name} holds values that are not finite float32 numbers")
-    return out + [f"{name} is unknown" for name in arrays if name not in {entry.name for entry in entries}]
+    return out
 
 
 def listed(found: Sequence[str]) -> str:
@@ -84,8 +85,9 @@ def parameters(entries: Iterable[Entry], arrays: Arrays) -> dict[str, torch.Tens
 
 
 def count(arrays: Arrays, pattern: str) -> int:
-    """One more than the largest number that `pattern`'s group finds in the names, at least 1."""
-    return 1 + max((int(found[1]) for name in arrays if (found := re.match(pattern, name))), default=0)
+    """How many layers there are, at least 1: the number in `pattern`'s group is their place. A number far off counts for none."""
+    places = {int(found[1]) for name in arrays if (found := re.match(pattern, name))}
+    return 1 + max((place for place in places if place <= len(places)), default=0)
 
 
 def _size(text: str, sizes: Mapping[str, int]) -> int | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import traceback
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,11 @@ import numpy.typing as npt
 from flowft.errors import DataError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# What numpy and zipfile raise for damaged files, and for a bare npy file.
+NPZ_ERRORS = (
+    OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, RuntimeError, MemoryError, OverflowError, SyntaxError,
+    zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 AGAIN = "get the file again, e.g. flowft data download ID (the ids: flowft data list)"
 
 
@@ -79,7 +86,7 @@ def open_npz(path: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+    except NPZ_ERRORS as error:
         raise DataError(f"{path} is not a whole npz file: {_reason(error)}", AGAIN) from error
     yield arrays
 
