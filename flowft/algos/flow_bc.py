@@ -45,7 +45,7 @@ class FlowBC:
         """`critic` settings are taken as every algorithm takes them, and not used."""
         self.policy, self.config = policy, config
         self.stream = device.generator(policy.normalizer.mean.device, seed)
-        self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
+        self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate, fused=True)
 
     @property
     def acting(self) -> FlowPolicy:

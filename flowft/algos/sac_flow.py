@@ -15,6 +15,18 @@ import torch
 from flowft import device
 from flowft.algos.base import Metrics
 from flowft.algos.flow_bc import flow_matching_loss, masked_mean
+from flowft.algos.parts import (
+    Pessimism,
+    as_one,
+    average,
+    gradient_step,
+    restore,
+    state_of,
+    take_critic,
+    take_moments,
+    td_loss,
+    td_target,
+)
 from flowft.algos.trust_region import TrustRegion
 from flowft.data.spec import Batch
 from flowft.policies import critic as critics
@@ -35,7 +47,7 @@ class Config:
     least_strength: float = 0.0  # λ never falls below this; 0 lets it vanish while the actor moves little (see recipes/README.md)
     gamma: float = 0.99  # discount per environment step
     tau: float = 0.005  # Q̄ <- (1 − τ)·Q̄ + τ·Q per update
-    pessimism: Literal["min", "mean"] = "min"  # how the ensemble becomes one value
+    pessimism: Pessimism = "min"  # how the ensemble becomes one value
     actor_learning_rate: float = 3e-4  # Adam's
     critic_learning_rate: float = 3e-4  # Adam's
     alpha: float = 0.0  # initial temperature; 0: no entropy term (a fixed σ gives it almost nothing to act on)
@@ -90,12 +102,9 @@ class SACFlow:
         with torch.no_grad():
             after = self._rollout(batch.next_observation)
             value = self._pessimistic(self.target_critic(self._state(batch.next_observation), after.action)) - self.alpha * after.log_prob
-            discounts = self.config.gamma ** torch.arange(batch.reward.shape[1], device=value.device)
-            rewards = (discounts * batch.reward).sum(dim=1)
-            target = rewards + self.config.gamma**batch.length * (1 - batch.terminated) * value
+            target = td_target(batch, value, self.config.gamma)
         q = self.critic(self._state(batch.observation), batch.action)  # (ensemble, batch)
-        error = (q - target).square() * batch.complete
-        loss = error.sum() / batch.complete.sum().clamp_min(1)
+        loss = td_loss(q, target, batch)
         return loss, {"critic_loss": loss.detach(), "q": q.detach().mean(), "q_target": target.mean()}
 
     def actor_loss(self, batch: Batch) -> tuple[torch.Tensor, Sample, Metrics]:
@@ -124,7 +133,7 @@ class SACFlow:
         x0, _ = self.policy.draw(len(batch.observation), self.stream)
         t = torch.rand(len(x0), 1, generator=self.stream, device=x0.device)
         loss = flow_matching_loss(self.policy, batch, x0, t)
-        self._step(self.actor_optimizer, loss)
+        gradient_step(self.actor_optimizer, loss)
         return {"flow_matching_loss": loss.detach(), **self.update_critic(batch)}
 
     def update(self, batch: Batch, actor: bool = True) -> Metrics:
@@ -134,30 +143,24 @@ class SACFlow:
 
     def update_critic(self, batch: Batch) -> Metrics:
         loss, metrics = self.critic_loss(batch)
-        self._step(self.critic_optimizer, loss)
+        gradient_step(self.critic_optimizer, loss)
         with torch.no_grad():
             average(self.target_critic, self.critic, self.config.tau)
         return metrics
 
     def update_actor(self, batch: Batch) -> Metrics:
         loss, own, metrics = self.actor_loss(batch)
-        self._step(self.actor_optimizer, loss)
+        gradient_step(self.actor_optimizer, loss)
         if self.trust_region is not None:
             self.trust_region.update(metrics["anchor_distance"])
         if self.config.alpha > 0 and self.config.alpha_learning_rate > 0:
-            self._step(self.alpha_optimizer, self.temperature_loss(own.path_log_prob))
+            gradient_step(self.alpha_optimizer, self.temperature_loss(own.path_log_prob))
         return {**metrics, "alpha": self.alpha}
 
     @property
     def alpha(self) -> torch.Tensor:
         """The temperature; exactly 0 when the entropy term is off."""
         return self.log_alpha.detach().exp() if self.config.alpha > 0 else self.log_alpha.new_zeros(())
-
-    def _step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
-        optimizer.step()
 
     # Pieces ---------------------------------------------------------------------------------------------------------
 
@@ -169,7 +172,7 @@ class SACFlow:
         return state
 
     def _pessimistic(self, q: torch.Tensor) -> torch.Tensor:
-        return q.amin(dim=0) if self.config.pessimism == "min" else q.mean(dim=0)
+        return as_one(q, self.config.pessimism)
 
     def _behaviour_distance(self, own: Sample, batch: Batch) -> torch.Tensor:
         """‖a^θ − a_D‖² over valid steps. Under the clip squash a^θ is taken before the clip, where it has a gradient."""
@@ -184,24 +187,20 @@ class SACFlow:
     # State ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        state = {name: getattr(self, name).state_dict() for name in _PARTS}
-        state |= {"log_alpha": self.log_alpha.detach().clone(), "rng": device.rng_state(self.stream)}
+        state = state_of(self, _PARTS) | {"log_alpha": self.log_alpha.detach().clone()}
         return state | ({"trust_region": self.trust_region.state_dict()} if self.trust_region else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
+        restore(self, _PARTS, state)
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])
         if self.trust_region is not None and "trust_region" in state:
             self.trust_region.load_state_dict(state["trust_region"])
-        device.set_rng_state(self.stream, state["rng"])
 
     def load_pretrained(self, state: dict[str, Any], critic: bool, optimizers: bool) -> None:
         """Take over what pretraining made (the policy is loaded already): its critic, and Adam's state, when asked."""
         if critic:
-            self.critic.load_state_dict(state["critic"])
-            self.target_critic.load_state_dict(state["target_critic"])
+            take_critic(self, state)
         if optimizers:
             take_moments(self.actor_optimizer, state["actor_optimizer"])
             if critic:
@@ -209,16 +208,3 @@ class SACFlow:
 
 
 _PARTS = ("policy", "critic", "target_critic", "actor_optimizer", "critic_optimizer", "alpha_optimizer")
-
-
-def take_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Adam's moments from another stage, at this stage's learning rate."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-
-
-def average(target: torch.nn.Module, source: torch.nn.Module, rate: float) -> None:
-    """target <- (1 − rate)·target + rate·source, parameter by parameter."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
