@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("flowft.cli.evaluate:evaluate", "Count successes of a checkpoint on seeds that training never uses."),
     "data": ("flowft.cli.data:data", "List, inspect, check, download and generate datasets."),
     "plot": ("flowft.cli.plot:plot", "Draw success against online steps, from one run or many."),
+    "compare": ("flowft.cli.compare:compare", "Run several algorithms on one dataset with the same seeds; write one table and one plot."),
     "doctor": ("flowft.cli.doctor:doctor", "Show versions, devices, simulators, rendering and folders."),
 }
 

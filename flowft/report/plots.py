@@ -81,24 +81,42 @@ def curves(runs: Sequence[Run], kind: str = "success") -> list[Curve]:
     for run in runs:
         same = json.dumps({k: v for k, v in run.recipe.items() if k not in SEED_KEYS}, sort_keys=True, default=str)
         groups.setdefault(same if run.recipe else run.name, []).append(run)
-    return [_single(group[0], kind) if len(group) == 1 else _mean(group, kind) for group in groups.values()]
+    return [curve(group, kind) for group in groups.values()]
+
+
+def curve(group: Sequence[Run], kind: str) -> Curve:
+    """Of one run, or the mean of several seeds."""
+    return _single(group[0], kind) if len(group) == 1 else _mean(group, kind)
 
 
 def draw(runs: Sequence[Run], out: Path, kind: str = "success") -> list[Curve]:
-    """Write the plot to `out` (PNG, PDF or SVG by its suffix), whole or not at all. Returns what was drawn."""
+    """Write the plot of these runs to `out`; a single run also shows its training episodes. Returns what was drawn."""
+    lines = curves(runs, kind)
+    write(lines, out, kind, runs[0] if len(runs) == 1 and kind == "success" else None)
+    return lines
+
+
+def require_matplotlib(needed_for: str) -> None:
+    """An error that names the extra where it is not installed."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("matplotlib", "plot", "flowft plot") from error
+        raise MissingExtra("matplotlib", "plot", needed_for) from error
+
+
+def write(lines: Sequence[Curve], out: Path, kind: str = "success", training: Run | None = None) -> None:
+    """Write a plot to `out` (PNG, PDF or SVG by its suffix), whole or not at all."""
+    require_matplotlib("flowft plot")
+    from matplotlib.figure import Figure
+
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise UsageError(f"--out {out} is neither .png, .pdf nor .svg", f"--out {out.with_suffix('.png')}")
-    lines = curves(runs, kind)
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")  # no pyplot: no global state, no screen
     axes = figure.add_subplot()
     for curve, colour in zip(lines, _colours(len(lines)), strict=True):
         _draw_curve(axes, curve, colour, kind)
-    if len(runs) == 1 and kind == "success":
-        _draw_training(axes, runs[0])
+    if training is not None:
+        _draw_training(axes, training)
     _dress(axes, lines, kind)
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.stem}.", suffix=out.suffix)
@@ -109,7 +127,6 @@ def draw(runs: Sequence[Run], out: Path, kind: str = "success") -> list[Curve]:
         os.replace(temporary, out)
     finally:
         Path(temporary).unlink(missing_ok=True)
-    return lines
 
 
 def _single(run: Run, kind: str) -> Curve:
