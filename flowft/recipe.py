@@ -72,6 +72,28 @@ def from_assignments(assignments: typing.Iterable[str]) -> Tree:
     return tree
 
 
+def assemble(named: Mapping[str, Any], given: Mapping[str, Any]) -> Tree:
+    """A recipe and what the command line gives, which wins over all of it, the entries of its `algos` section included."""
+    entries = merge(named.get("algos") or {}, given.get("algos") or {})
+    rest = {key: value for key, value in given.items() if key != "algos"}
+    tree = _overridden(named, rest)
+    return {**tree, "algos": {name: _overridden(entry or {}, rest) for name, entry in entries.items()}} if entries else tree
+
+
+def for_algorithm(tree: Mapping[str, Any], name: str) -> Tree:
+    """The recipe as it is for one algorithm: its entry of the `algos` section merged over the rest, that section gone."""
+    rest = {key: value for key, value in tree.items() if key != "algos"}
+    return _overridden(rest, (tree.get("algos") or {}).get(name) or {})
+
+
+def _overridden(tree: Mapping[str, Any], by: Mapping[str, Any]) -> Tree:
+    """Both merged; `policy.net` holds the settings of one network, and another one does not inherit them."""
+    policy, network = tree.get("policy") or {}, (by.get("policy") or {}).get("network")
+    if network and network != policy.get("network"):
+        tree = {**tree, "policy": {key: value for key, value in policy.items() if key != "net"}}
+    return merge(tree, by)
+
+
 def build(config: type[T], tree: Mapping[str, Any], where: str) -> T:
     """The dataclass `config` from `tree`. Unknown keys and wrong types are errors that name `where.key`."""
     fields = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]

@@ -23,10 +23,15 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "policies": {
         "flow": "flowft.policies.policy:FlowPolicy",
         "gaussian": "flowft.policies.gaussian:GaussianPolicy",
+        "one_step": "flowft.policies.one_step:OneStepPolicy",
+        "best_of_n": "flowft.policies.best_of_n:BestOfNPolicy",
     },
     "algos": {
         "flow_bc": "flowft.algos.flow_bc:FlowBC",
         "sac_flow": "flowft.algos.sac_flow:SACFlow",
+        "qc_fql": "flowft.algos.qc_fql:QCFQL",
+        "qc": "flowft.algos.qc:QC",
+        "rlpd": "flowft.algos.rlpd:RLPD",
     },
     # A source is a module with `matches`, `locate`, `load` and friends: see flowft/data/source.py.
     "sources": {

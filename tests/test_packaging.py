@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flowft import registry
+
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
@@ -99,16 +101,15 @@ def test_every_verb_of_the_help_exists_and_explains_itself() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
-def test_every_recipe_means_something_to_both_stages(path: Path) -> None:
-    from flowft import recipe, registry
-    from flowft.data import mixture
+@pytest.mark.parametrize("algo", registry.names("algos"))
+def test_every_recipe_means_something_to_both_stages_of_every_algorithm(path: Path, algo: str) -> None:
+    from flowft import recipe
     from flowft.train import finetune, pretrain
-    from flowft.train.settings import Settings
+    from flowft.train.settings import Settings, split
 
-    settings = Settings.read(recipe.read(str(path)))
-    algorithm = registry.get("algos", settings.algo)
-    recipe.split({"loop": pretrain.Loop, "algo": algorithm.config_type}, settings.pretrain, "pretrain")
-    recipe.split({"loop": finetune.Loop, "mixture": mixture.Config, "algo": algorithm.config_type}, settings.finetune, "finetune")
+    settings = Settings.read(recipe.assemble(recipe.read(str(path)), {"algo": algo}))
+    split(settings, "pretrain", {"loop": pretrain.Loop})
+    finetune.sections(settings)
     recipe.build(registry.get("networks", settings.policy.network).config_type, settings.policy.net, "policy.net")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from flowft import recipe
 from flowft.errors import UsageError
+from flowft.train.settings import Settings, split
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,54 @@ def test_a_section_is_split_among_its_owners() -> None:
     assert parts == {"loop": Inner(width=7), "algo": Config(steps=20)}
     with pytest.raises(UsageError, match="did you mean 'steps'"):
         recipe.split({"loop": Inner, "algo": Config}, {"step": 20}, "finetune")
+
+
+RECIPE: dict[str, Any] = {
+    "policy": {"network": "flow_g", "net": {"gate_hidden": 128}},
+    "finetune": {"steps": 10},
+    "algos": {"sac_flow": {"finetune": {"beta": 30.0}}, "qc": {"policy": {"network": "mlp", "net": {"hidden": [8]}}}},
+}
+
+
+def test_an_algorithms_entry_is_merged_over_the_rest_and_the_command_line_over_both() -> None:
+    given = {"finetune": {"beta": 7.0, "steps": 5}}
+    for_sac = recipe.for_algorithm(recipe.assemble(RECIPE, given), "sac_flow")
+    assert for_sac == {"policy": RECIPE["policy"], "finetune": {"steps": 5, "beta": 7.0}}
+    assert recipe.for_algorithm(RECIPE, "sac_flow")["finetune"] == {"steps": 10, "beta": 30.0}
+    assert recipe.for_algorithm(RECIPE, "rlpd") == {key: RECIPE[key] for key in ("policy", "finetune")}
+    one = recipe.assemble(RECIPE, recipe.from_assignments(["algos.sac_flow.finetune.beta=1"]))
+    assert recipe.for_algorithm(one, "sac_flow")["finetune"]["beta"] == 1
+    assert "beta" not in recipe.for_algorithm(one, "qc")["finetune"]
+
+
+def test_an_algorithms_network_does_not_inherit_the_settings_of_another() -> None:
+    assert recipe.for_algorithm(RECIPE, "qc")["policy"] == {"network": "mlp", "net": {"hidden": [8]}}
+    assert recipe.for_algorithm(recipe.assemble(RECIPE, {"policy": {"network": "flow_t"}}), "qc")["policy"] == {"network": "flow_t"}
+    wider = recipe.assemble(RECIPE, {"policy": {"net": {"hidden": [9]}}})
+    assert recipe.for_algorithm(wider, "qc")["policy"] == {"network": "mlp", "net": {"hidden": [9]}}
+
+
+def test_what_an_algorithm_is_published_with_lies_under_the_recipe() -> None:
+    assert Settings.read({"algo": "rlpd"}).critic.ensemble == 10
+    assert Settings.read({"algo": "rlpd", "critic": {"ensemble": 4}}).critic.ensemble == 4
+    assert Settings.read({"algo": "qc_fql"}).policy.steps == 10
+    assert Settings.read({}).critic.ensemble == 2
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"algo": "rlpd", "finetune": {"beta": 3}}, "finetune.beta is a setting of sac_flow, and this run is with algo=rlpd"),
+        ({"algo": "rlpd", "finetune": {"alhpa": 3}}, "unknown setting 'finetune.alhpa' .did you mean 'alpha'"),
+        ({"algos": {"rlpd": {"finetune": {"beta": 3}}}, "algo": "rlpd"}, "finetune.beta is a setting of sac_flow"),
+        ({"algos": {"rlqd": {}}}, "unknown algo 'rlqd' .did you mean 'rlpd'"),
+        ({"algos": ["rlpd"]}, "algos is .'rlpd'., not a section"),
+        ({"algo": "sac_flwo"}, "did you mean 'sac_flow'"),
+    ],
+)
+def test_a_key_that_means_nothing_to_the_algorithm_is_refused(tree: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        split(Settings.read(tree), "finetune", {})
 
 
 def test_a_config_survives_the_way_to_yaml_and_back() -> None:

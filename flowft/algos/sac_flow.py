@@ -16,6 +16,7 @@ from flowft import device
 from flowft.algos.base import Metrics
 from flowft.algos.flow_bc import flow_matching_loss, masked_mean
 from flowft.algos.optim import adam, average, step
+from flowft.algos.parts import Pessimism, as_one, restore, state_of, take_critic, take_moments, td_loss, td_target
 from flowft.algos.trust_region import TrustRegion
 from flowft.data.spec import Batch
 from flowft.policies import critic as critics
@@ -36,7 +37,7 @@ class Config:
     least_strength: float = 0.0  # λ never falls below this; 0 lets it vanish while the actor moves little (see recipes/README.md)
     gamma: float = 0.99  # discount per environment step
     tau: float = 0.005  # Q̄ <- (1 − τ)·Q̄ + τ·Q per update
-    pessimism: Literal["min", "mean"] = "min"  # how the ensemble becomes one value
+    pessimism: Pessimism = "min"  # how the ensemble becomes one value
     actor_learning_rate: float = 3e-4  # Adam's
     critic_learning_rate: float = 3e-4  # Adam's
     max_grad_norm: float | None = None  # longer gradients of actor and critic are scaled down to this norm; None: never
@@ -96,12 +97,9 @@ class SACFlow:
         with torch.no_grad():
             after = self._rollout(batch.next_observation)
             value = self._pessimistic(self.target_critic(self._state(batch.next_observation), after.action)) - self.alpha * after.log_prob
-            discounts = self.config.gamma ** torch.arange(batch.reward.shape[1], device=value.device)
-            rewards = (discounts * batch.reward).sum(dim=1)
-            target = rewards + self.config.gamma**batch.length * (1 - batch.terminated) * value
+            target = td_target(batch, value, self.config.gamma)
         q = self.critic(self._state(batch.observation), batch.action)  # (ensemble, batch)
-        error = (q - target).square() * batch.complete
-        loss = error.sum() / batch.complete.sum().clamp_min(1)
+        loss = td_loss(q, target, batch)
         return loss, {"critic_loss": loss.detach(), "q": q.detach().mean(), "q_target": target.mean()}
 
     def actor_loss(self, batch: Batch, draws: tuple[torch.Tensor, torch.Tensor] | None = None) -> tuple[torch.Tensor, Sample, Metrics]:
@@ -178,7 +176,7 @@ class SACFlow:
         return state
 
     def _pessimistic(self, q: torch.Tensor) -> torch.Tensor:
-        return q.amin(dim=0) if self.config.pessimism == "min" else q.mean(dim=0)
+        return as_one(q, self.config.pessimism)
 
     def _behaviour_distance(self, own: Sample, batch: Batch) -> torch.Tensor:
         """‖a^θ − a_D‖² over valid steps. Under the clip squash a^θ is taken before the clip, where it has a gradient."""
@@ -193,24 +191,20 @@ class SACFlow:
     # State ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        state = {name: getattr(self, name).state_dict() for name in _PARTS}
-        state |= {"log_alpha": self.log_alpha.detach().clone(), "rng": device.rng_state(self.stream)}
+        state = state_of(self, _PARTS) | {"log_alpha": self.log_alpha.detach().clone()}
         return state | ({"trust_region": self.trust_region.state_dict()} if self.trust_region else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
+        restore(self, _PARTS, state)
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])
         if self.trust_region is not None and "trust_region" in state:
             self.trust_region.load_state_dict(state["trust_region"])
-        device.set_rng_state(self.stream, state["rng"])
 
     def load_pretrained(self, state: dict[str, Any], critic: bool, optimizers: bool) -> None:
         """Take over what pretraining made (the policy is loaded already): its critic, and Adam's state, when asked."""
         if critic:
-            self.critic.load_state_dict(state["critic"])
-            self.target_critic.load_state_dict(state["target_critic"])
+            take_critic(self, state)
         if optimizers:
             take_moments(self.actor_optimizer, state["actor_optimizer"])
             if critic:
@@ -218,11 +212,3 @@ class SACFlow:
 
 
 _PARTS = ("policy", "critic", "target_critic", "actor_optimizer", "critic_optimizer", "alpha_optimizer")
-
-
-def take_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Adam's moments from another stage, at this stage's learning rate."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate

@@ -35,11 +35,8 @@ def training(command: F) -> F:
 def tree(recipe_name: str | None, assignments: tuple[str, ...], **given: Any) -> recipe.Tree:
     """The recipe, then --set, then the options that were given (None: not given); later ones win."""
     named = recipe.read(recipe_name) if recipe_name else {}
-    assigned = recipe.from_assignments(assignments)
-    network = assigned.get("policy", {}).get("network")
-    if network and network != named.get("policy", {}).get("network"):
-        named.get("policy", {}).pop("net", None)  # the settings of another network
-    return recipe.merge(named, assigned, {key: value for key, value in given.items() if value is not None})
+    options = {key: value for key, value in given.items() if value is not None}
+    return recipe.assemble(named, recipe.merge(recipe.from_assignments(assignments), options))
 
 
 def recipe_of(dataset: str | None) -> str | None:

@@ -30,6 +30,7 @@ class Config:
     net: dict[str, Any] = field(default_factory=dict)  # that network's own settings, e.g. policy.net.hidden=[256,256,256]
     horizon: int = 5  # h: actions per chunk, executed open loop
     steps: int = 4  # K: flow steps
+    candidates: int = 32  # N: chunks among which a best_of_n policy chooses; no other kind uses it
     squash: Literal["clip", "tanh"] = "clip"  # recipes/README.md has the table that chose it
     atanh_limit: float = 0.98  # tanh only: |a| of cloning targets is clipped here
     squash_epsilon: float = 0.0  # tanh only: log-density with log(1 − tanh²x + this), so that it stays bounded; published: 1e-6
@@ -39,7 +40,7 @@ class Config:
     drift_correction: bool = True  # False: the published code's form, which changes the marginals
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "steps"):
+        for name in ("horizon", "steps", "candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.sigma <= 0:

@@ -55,7 +55,8 @@ def _result(evaluation: Mapping[str, Any] | None, name: str) -> str:
 
 def _spec(spec: Mapping[str, Any], policy: Mapping[str, Any], kind: str) -> str:
     parts = ", ".join(f"{part} {size}" for part, size in spec["parts"])
-    network = "A Gaussian" if kind == "gaussian" else f"Network {policy['network']}, {policy['steps']} flow steps"
+    network = f"Network {policy['network']}, {policy['steps']} flow steps" if kind != "gaussian" else "A network of the state"
+    network += {"one_step": ", distilled into one step", "best_of_n": f", the best of {policy.get('candidates')} by Q"}.get(kind, "")
     return (
         f"Observation, in order: {parts} ({sum(int(size) for _, size in spec['parts'])} values). "
         f"Action: {len(spec['action_low'])} values in {_numbers(spec['action_low'])} to {_numbers(spec['action_high'])}, "

@@ -94,29 +94,46 @@ def curves(runs: Sequence[Run], kind: str = "success") -> list[Curve]:
     for run in runs:
         same = json.dumps({k: v for k, v in run.recipe.items() if k not in SEED_KEYS}, sort_keys=True, default=str)
         groups.setdefault(same if run.recipe else run.name, []).append(run)
-    return [_single(group[0], kind) if len(group) == 1 else _mean(group, kind) for group in groups.values()]
+    return [curve(group, kind) for group in groups.values()]
+
+
+def curve(group: Sequence[Run], kind: str) -> Curve:
+    """Of one run, or the mean of several seeds."""
+    return _single(group[0], kind) if len(group) == 1 else _mean(group, kind)
 
 
 def draw(runs: Sequence[Run], out: Path, kind: str = "success") -> list[Curve]:
-    """Write the plot to `out` (PNG, PDF or SVG by its suffix), whole or not at all. Returns what was drawn."""
-    figure = new_figure(out, (7.2, 4.4))
+    """Write the plot of these runs to `out`; a single run also shows its training episodes. Returns what was drawn."""
     lines = curves(runs, kind)
-    axes = figure.add_subplot()
-    for curve, colour in zip(lines, colours(len(lines)), strict=True):
-        _draw_curve(axes, curve, colour, kind)
-    if len(runs) == 1 and kind == "success":
-        _draw_training(axes, runs[0])
-    _dress(axes, lines, kind)
-    save(figure, out)
+    write(lines, out, kind, runs[0] if len(runs) == 1 and kind == "success" else None)
     return lines
 
 
-def new_figure(out: Path, size: tuple[float, float]) -> Figure:
-    """An empty figure, inches wide and high, that `save` can write to `out`."""
+def write(lines: Sequence[Curve], out: Path, kind: str = "success", training: Run | None = None) -> None:
+    """Write a plot of these curves to `out`."""
+    figure = new_figure(out, (7.2, 4.4))
+    axes = figure.add_subplot()
+    for curve, colour in zip(lines, colours(len(lines)), strict=True):
+        _draw_curve(axes, curve, colour, kind)
+    if training is not None:
+        _draw_training(axes, training)
+    _dress(axes, lines, kind)
+    save(figure, out)
+
+
+def require_matplotlib(needed_for: str) -> None:
+    """An error that names the extra where it is not installed."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("matplotlib", "plot", "flowft plot") from error
+        raise MissingExtra("matplotlib", "plot", needed_for) from error
+
+
+def new_figure(out: Path, size: tuple[float, float]) -> Figure:
+    """An empty figure, inches wide and high, that `save` can write to `out` (PNG, PDF or SVG by its suffix)."""
+    require_matplotlib("flowft plot")
+    from matplotlib.figure import Figure
+
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise UsageError(f"--out {out} is neither .png, .pdf nor .svg", f"--out {out.with_suffix('.png')}")
     return Figure(figsize=size, layout="constrained")  # no pyplot: no global state, no screen

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flowft import checkpoint, device, recipe, registry
 from flowft.algos import diagnostics
 from flowft.data import mixture, source
@@ -22,7 +24,7 @@ from flowft.train.evaluate import Evaluator
 from flowft.train.nonfinite import Watch
 from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, other_versions, to_device
 from flowft.train.runlog import Progress, RunFolder, say
-from flowft.train.settings import Settings, reward_transform
+from flowft.train.settings import Settings, reward_transform, split, without_knobs
 
 FREE = ("finetune.steps", "eval.envs", "wandb", "threads", "device", "diagnostics")
 
@@ -49,7 +51,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     """Run it (or continue it) from a checkpoint. checkpoints/NAME.pt is there from the first evaluation on; returns its path."""
     path = checkpoint.find(str(ckpt))
     content = checkpoint.load(path, "policy checkpoint")
-    settings = Settings.read(recipe.merge(content["recipe"], tree))
+    settings = Settings.read(recipe.merge(_recipe_of(content, tree), tree))
     name = name or f"{path.stem}-finetuned"
     algorithm = registry.get("algos", settings.algo)
     parts = sections(settings)
@@ -65,6 +67,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     dataset = same_dataset(content, settings, path)
     settings = settings.with_dataset(dataset)
 
+    torch.manual_seed(settings.seed)  # of a critic that starts anew
     policy = policies.from_checkpoint({**content, "recipe": recipe.to_tree(settings)}).to(where)
     policy.spec = shared_spec(policy.spec, dataset, path)
     algo = algorithm(policy, settings.critic, parts["algo"], settings.seed)
@@ -97,8 +100,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
 
 def sections(settings: Settings) -> dict[str, Any]:
     """The `finetune` section, split between the loop, the mixture and the algorithm."""
-    algorithm = registry.get("algos", settings.algo)
-    return recipe.split({"loop": Loop, "mixture": mixture.Config, "algo": algorithm.config_type}, settings.finetune, "finetune")
+    return split(settings, "finetune", {"loop": Loop, "mixture": mixture.Config})
 
 
 class Run:
@@ -219,6 +221,14 @@ def _score(row: Mapping[str, Any]) -> str:
 def crossed(before: int, after: int, every: int) -> bool:
     """Whether a multiple of `every` lies in (before, after]."""
     return before // every != after // every
+
+
+def _recipe_of(content: Mapping[str, Any], tree: Mapping[str, Any]) -> recipe.Tree:
+    """The checkpoint's recipe; where another algorithm goes on, without the knobs of the one that made it."""
+    before: recipe.Tree = content["recipe"]
+    if tree.get("algo", before["algo"]) == before["algo"]:
+        return before
+    return {**before, **{section: without_knobs(before, section, before["algo"]) for section in ("pretrain", "finetune")}}
 
 
 def require_same_kind(path: Path, content: Mapping[str, Any], settings: Settings) -> None:

@@ -20,7 +20,7 @@ from flowft.train.finetune import sections
 from flowft.train.nonfinite import Watch
 from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, to_device
 from flowft.train.runlog import Progress, RunFolder, say
-from flowft.train.settings import Settings, reward_transform
+from flowft.train.settings import Settings, reward_transform, split
 
 FREE = ("pretrain.updates", "pretrain.regularised_updates", "eval.", "wandb", "threads", "device", "finetune.", "diagnostics")
 
@@ -47,7 +47,7 @@ def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
     if settings.dataset is None:
         raise UsageError("no dataset was named", "flowft pretrain --dataset scripted/lift")
     algorithm = registry.get("algos", settings.algo)
-    loop, config = recipe.split({"loop": Loop, "algo": algorithm.config_type}, settings.pretrain, "pretrain").values()
+    loop, config = split(settings, "pretrain", {"loop": Loop}).values()
     sections(settings)  # a misspelt finetune setting must not wait until the policy has been cloned
     where = device.resolve(settings.device)
     settings.apply_threads()

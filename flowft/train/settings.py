@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
-from flowft import recipe
+from flowft import recipe, registry
 from flowft.algos import diagnostics
 from flowft.data import source
 from flowft.data.replay import RewardTransform
 from flowft.data.spec import Dataset
+from flowft.errors import UsageError
 from flowft.policies import actor, critic, policy
 from flowft.policies.policy import Networks
 from flowft.train import evaluate
@@ -58,8 +59,18 @@ class Settings:
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> Settings:
-        """From a recipe's tree; unknown keys and wrong values are errors that say what was meant."""
-        return recipe.build(cls, tree, "")
+        """From a recipe's tree; unknown keys and wrong values are errors that say what was meant.
+
+        Its `algos` section holds, per algorithm, what it sets otherwise than the rest of the recipe.
+        """
+        algos = tree.get("algos") or {}
+        if not isinstance(algos, Mapping) or not all(isinstance(entry, Mapping) for entry in algos.values()):
+            raise UsageError(f"algos is {algos!r}, not a section with an entry per algorithm", "algos: {rlpd: {finetune: {…}}}")
+        name = str(tree.get("algo", cls.algo))
+        for other in algos:
+            registry.get("algos", other)
+        defaults: Mapping[str, Any] = getattr(registry.get("algos", name), "defaults", {})
+        return recipe.build(cls, recipe.merge(defaults, recipe.for_algorithm(tree, name)), "")
 
     @property
     def networks(self) -> Networks:
@@ -75,6 +86,29 @@ class Settings:
         """Set torch's threads as asked (OMP_NUM_THREADS, when set, is torch's default already)."""
         if self.threads is not None:
             torch.set_num_threads(min(self.threads, os.cpu_count() or 1))
+
+
+def split(settings: Settings, section: str, loops: Mapping[str, type[Any]]) -> dict[str, Any]:
+    """The `pretrain` or `finetune` section, each loop's part by its name and the algorithm's as `algo`."""
+    configs = {**loops, "algo": registry.get("algos", settings.algo).config_type}
+    tree = getattr(settings, section)
+    known = {f.name for config in configs.values() for f in fields(config)}
+    for key in tree:
+        if key not in known and (owners := [name for name in registry.names("algos") if key in _knobs(name)]):
+            raise UsageError(
+                f"{section}.{key} is a setting of {' and '.join(owners)}, and this run is with algo={settings.algo}",
+                f"in a recipe, keep it under algos: {{{owners[0]}: {{{section}: {{{key}: …}}}}}}",
+            )
+    return recipe.split(configs, tree, section)
+
+
+def without_knobs(tree: Mapping[str, Any], section: str, algo: str) -> recipe.Tree:
+    """A section without the knobs of an algorithm: those of the one that made a checkpoint mean nothing to another."""
+    return {key: value for key, value in tree.get(section, {}).items() if key not in _knobs(algo)}
+
+
+def _knobs(algo: str) -> set[str]:
+    return {f.name for f in fields(registry.get("algos", algo).config_type)}
 
 
 def reward_transform(settings: Settings) -> RewardTransform:

@@ -1,0 +1,104 @@
+"""A comparison: every algorithm and seed through `pretrain` and `finetune`, under names that say which part it is.
+
+Each part continues by itself, and a part that is done is left alone: so the same call continues the whole.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flowft import checkpoint, recipe, registry
+from flowft.errors import UsageError, did_you_mean
+from flowft.train import finetune as finetuning
+from flowft.train import pretrain as pretraining
+from flowft.train.runlog import say
+from flowft.train.settings import Settings, split
+
+
+class Entry(NamedTuple):
+    """One row of the table: an algorithm with settings of its own."""
+
+    label: str
+    given: recipe.Tree  # `algo` and what else this entry sets
+
+
+class Part(NamedTuple):
+    """One training run from the demonstrations to the last online step."""
+
+    entry: Entry
+    seed: int
+    clone: str  # names of its two run folders and checkpoints
+    online: str
+    tree: recipe.Tree
+
+
+def entries(algos: str | None, variants: Sequence[str]) -> list[Entry]:
+    """`a,b` and `NAME=ALGO KEY=VALUE …`, in that order."""
+    found = [Entry(name, {"algo": name}) for name in (algos or "").split(",") if name]
+    for text in variants:
+        label, equals, rest = text.partition("=")
+        words = shlex.split(rest)
+        if not equals or not words or not re.fullmatch(r"[\w.-]+", label):
+            raise UsageError(f"--variant {text!r} is not of the form NAME=ALGO KEY=VALUE …", "--variant 'mlp=sac_flow policy.network=mlp'")
+        found.append(Entry(label, recipe.merge({"algo": words[0]}, recipe.from_assignments(words[1:]))))
+    labels = [entry.label for entry in found]
+    if not found or len(set(labels)) < len(labels):
+        raise UsageError(
+            f"the algorithms to compare are {', '.join(labels) or 'none'}",
+            f"--algos {','.join(dict.fromkeys(labels)) or 'sac_flow,qc_fql'}",
+        )
+    for entry in found:
+        if (name := entry.given["algo"]) not in registry.names("algos"):
+            raise UsageError(f"unknown algo {name!r}{did_you_mean(name, registry.names('algos'))}")
+    return found
+
+
+def parts(named: Mapping[str, Any], given: Mapping[str, Any], rows: Sequence[Entry], seeds: Sequence[int], name: str) -> list[Part]:
+    """Every entry with every seed, checked before the first one starts. Seed by seed, so that whole rows of the table grow together."""
+    found = []
+    for seed in seeds:
+        for entry in rows:
+            # The run's own evaluation at online step 0 is that of the cloned policy.
+            own = recipe.merge({"pretrain": {"evaluate": False}}, given, entry.given, {"seed": seed})
+            tree = recipe.assemble(named, own)
+            settings = Settings.read(tree)
+            split(settings, "pretrain", {"loop": pretraining.Loop})
+            finetuning.sections(settings)
+            stem = f"{name}-{entry.label}-s{seed}"
+            found.append(Part(entry, seed, stem, f"{stem}-online", tree))
+    return found
+
+
+def run(todo: Sequence[Part]) -> Iterator[Part]:
+    """Bring each part to its end, and give it back when it is there."""
+    for number, part in enumerate(todo, start=1):
+        say(f"== part {number} of {len(todo)}: {part.entry.label}, seed {part.seed}")
+        settings = Settings.read(part.tree)
+        loop = split(settings, "pretrain", {"loop": pretraining.Loop})["loop"]
+        clone, online = (checkpoint.folder() / f"{name}.pt" for name in (part.clone, part.online))
+        if _at(online, settings, finetuning.FREE, finetuning.sections(settings)["loop"].steps):
+            say(f"{online} is done")
+        else:
+            if not _at(clone, settings, pretraining.FREE, loop.updates + loop.regularised_updates):
+                pretraining.pretrain(part.tree, part.clone)
+            finetuning.finetune(clone, part.tree, part.online)
+        yield part
+
+
+def _at(path: Path, settings: Settings, free: tuple[str, ...], step: int) -> bool:
+    """Whether the checkpoint is there and that far. One of other settings is an error: it must not pass for this part's."""
+    if not path.is_file():
+        return False
+    content = checkpoint.load(path, "policy checkpoint")
+    before, now = content["recipe"], recipe.to_tree(settings)
+    if settings.reward.shift is None:  # the dataset decides it
+        now["reward"] = before["reward"]
+    if changed := [line for line in recipe.differences(before, now) if not line.startswith(free)]:
+        raise UsageError(
+            f"{path} was made with other settings ({'; '.join(changed[:5])})", "--name NEW, or the settings that it was made with"
+        )
+    return int(content["step"]) >= step

@@ -1,0 +1,191 @@
+"""Every algorithm through the same door: pretrain, fine-tune, save, load, resume, act. A new one is tested by being registered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import flowft
+from flowft import checkpoint, recipe, registry
+from flowft.data.mixture import Config as Share
+from flowft.data.mixture import Mixture
+from flowft.data.spec import Batch
+from flowft.errors import CheckpointError, UsageError
+from flowft.policies import policy as policies
+from flowft.train import finetune as finetuning
+from flowft.train import pretrain as pretraining
+from flowft.train.settings import Settings, split
+
+from .helpers import NETS, SPEC, batch, episode, replay
+from .test_cli import TINY, write_hopper
+
+CASES = [(name, "mlp") for name in registry.names("algos")] + [("sac_flow", network) for network in NETS if network != "mlp"]
+CASE = pytest.mark.parametrize(("algo", "network"), CASES, ids=["-".join(case) for case in CASES])
+SMALL: dict[str, Any] = {
+    "critic": {"hidden": [32]}, "actor": {"hidden": [32]},
+    "eval": {"episodes": 1, "every": 30},
+    "pretrain": {"updates": 6, "batch_size": 16, "log_every": 3, "evaluate": False},
+    "finetune": {"steps": 60, "start_updates": 6, "start_actor": 8, "batch_size": 16, "log_every": 10},
+}  # fmt: skip
+
+
+def tree(algo: str, network: str = "mlp") -> recipe.Tree:
+    policy = {"network": network, "net": NETS[network], "horizon": 3, "candidates": 4}
+    return recipe.assemble(TINY, recipe.merge(SMALL, {"algo": algo, "policy": policy}))
+
+
+def settings(algo: str, network: str = "mlp") -> Settings:
+    return Settings.read(tree(algo, network))
+
+
+def agent(algo: str, network: str = "mlp", seed: int = 0) -> Any:
+    """As the loops build it."""
+    made = settings(algo, network)
+    found = registry.get("algos", algo)
+    torch.manual_seed(0)
+    policy = policies.build(found.policy_kind, SPEC, made.networks)
+    policy.normalizer.fit(np.full(5, 0.1), np.full(5, 2.0))
+    return found(policy, made.critic, split(made, "finetune", {"loop": finetuning.Loop, "mixture": Share})["algo"], seed)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Two states, tensor by tensor."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("conformance")
+    write_hopper(folder / "hopper.hdf5")
+    return folder
+
+
+@CASE
+def test_pretrain_finetune_save_load_act(workshop: Path, monkeypatch: pytest.MonkeyPatch, algo: str, network: str) -> None:
+    monkeypatch.chdir(workshop)
+    name = f"{algo}-{network}"
+    cloned = pretraining.pretrain(tree(algo, network), name)
+    online = finetuning.finetune(cloned, {}, f"{name}-online")
+    rows = [json.loads(line) for line in (workshop / "runs" / f"{name}-online" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [0, 30, 60]
+    assert [row for row in rows if row["kind"] == "train"]
+    assert all(np.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
+
+    content = checkpoint.load(online, "policy checkpoint")
+    assert content["policy_kind"] == registry.get("algos", algo).policy_kind
+    assert not same(content["policy"], checkpoint.load(cloned, "policy checkpoint")["policy"]), "fine-tuning moved it"
+    policy, again = flowft.load_policy(online), flowft.load_policy(online)
+    observations = np.random.default_rng(0).normal(size=(2, policy.spec.observation_dim)).astype(np.float32)
+    x0, noise = policy.draw(2, torch.Generator().manual_seed(0))
+    chunks = policy.act(observations, x0)
+    assert chunks.shape == (2, 3, policy.spec.action_dim)
+    assert chunks.dtype == np.float32
+    assert np.abs(policy.unit_chunk(observations, x0, noise)).max() <= 1
+    assert np.array_equal(chunks, again.act(observations, x0))
+    assert policy.act(observations[0]).shape == chunks[0].shape
+    assert np.allclose(policy.act(observations[1], x0[1]), chunks[1], atol=1e-5)
+
+
+@CASE
+def test_n_and_n_updates_equal_2n_through_the_saved_state(tmp_path: Path, algo: str, network: str) -> None:
+    data = [batch(16) for _ in range(6)]
+    whole, half = agent(algo, network), agent(algo, network)
+    for algorithm, count in ((whole, 6), (half, 3)):
+        for i in range(count):
+            algorithm.update(data[i], actor=i % 2 == 0)
+    checkpoint.save(tmp_path / "state.pt", "state", half.state_dict())
+    again = agent(algo, network, seed=99)
+    again.load_state_dict(checkpoint.load(tmp_path / "state.pt", "state"))
+    for i in range(3, 6):
+        again.update(data[i], actor=i % 2 == 0)
+    assert same(whole.state_dict(), again.state_dict())
+
+
+@CASE
+def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(algo: str, network: str) -> None:
+    data = batch(16)
+    first, second, other = (agent(algo, network, seed) for seed in (1, 1, 2))
+    shown = [{key: float(value) for key, value in a.update(data).items()} for a in (first, second, other)]
+    assert shown[0] == shown[1]
+    assert shown[0] != shown[2]
+
+
+@CASE
+def test_only_the_actor_waits_where_the_actor_is_told_to(algo: str, network: str) -> None:
+    made = agent(algo, network)
+    if not hasattr(made, "critic"):
+        pytest.skip("plain cloning has no critic: whoever asks, it clones")
+    judge = {id(p) for p in made.critic.parameters()}
+    actor = [p for p in made.policy.parameters() if id(p) not in judge]
+    before = [[p.clone() for p in group] for group in (actor, made.critic.parameters())]
+    made.update(batch(16), actor=False)
+    assert all(torch.equal(a, b) for a, b in zip(before[0], actor, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(before[1], made.critic.parameters(), strict=True))
+    made.update(batch(16))
+    assert not all(torch.equal(a, b) for a, b in zip(before[0], actor, strict=True))
+
+
+@CASE
+def test_an_update_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch, algo: str, network: str) -> None:
+    """Reading a number off a tensor is what synchronises; an update may not do it."""
+    made, data = agent(algo, network), batch(16)
+
+    def read(*_: object) -> None:
+        raise AssertionError("a value was read off the device")
+
+    made.update(data)
+    for reader in ("item", "__float__", "__bool__", "__int__", "tolist", "numpy", "cpu", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, reader, read)
+    made.clone(data)
+    made.update(data)
+
+
+@CASE
+def test_a_mixed_replay_batch_and_a_terminal_one_both_give_finite_losses(algo: str, network: str) -> None:
+    offline, online = replay(episode(7)), replay(episode(5, terminated=False, seed=1), episode(4, seed=2), seed=1)
+    mixed: Batch = Mixture(offline, online, Share()).sample(16, 3, step=0)
+    assert 0 < mixed.offline.sum() < 16
+    made = agent(algo, network)
+    for data in (mixed, replay(episode(2)).sample(8, 3, offline=True)):
+        assert all(bool(torch.isfinite(value).all()) for value in made.update(data).values())
+
+
+def test_another_kind_of_policy_is_refused_with_the_command_that_mends_it(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    path = pretraining.pretrain(tree("flow_bc"), "clone")
+    with pytest.raises(UsageError, match="holds a flow policy, pretrained with algo=flow_bc; rlpd trains a gaussian policy") as caught:
+        finetuning.finetune(path, {"algo": "rlpd"}, "mixed-up")
+    assert caught.value.fix == "flowft pretrain --dataset hopper.hdf5 --set algo=rlpd --name NEW"
+    with pytest.raises(CheckpointError, match="holds no critic") as missing:
+        finetuning.finetune(path, {"algo": "sac_flow"}, "no-critic")
+    assert missing.value.fix == "--set finetune.fresh_critic=true"
+    assert not (workshop / "runs" / "mixed-up").exists()
+    assert not (workshop / "runs" / "no-critic").exists()
+    finetuning.finetune(path, {"algo": "sac_flow", "finetune": {"fresh_critic": True}}, "of-a-clone")
+
+
+def test_knobs_of_the_algorithm_that_made_a_checkpoint_stay_behind(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    path = pretraining.pretrain(recipe.merge(tree("sac_flow"), {"finetune": {"beta": 7.0}}), "with-beta")
+    finetuning.finetune(path, {"algo": "flow_bc"}, "cloning-on")
+    assert "beta" not in checkpoint.load(workshop / "checkpoints" / "cloning-on.pt", "policy checkpoint")["recipe"]["finetune"]
+
+
+def test_a_fresh_critic_is_the_seeds(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    for algo in ("sac_flow", "qc"):
+        path = pretraining.pretrain(tree(algo), f"fresh-{algo}")
+        fresh = {"finetune": {"fresh_critic": True, "steps": 30}}
+        ends = [checkpoint.load(finetuning.finetune(path, fresh, f"fresh-{algo}-{i}"), "policy checkpoint")["algo"] for i in range(2)]
+        assert same(ends[0]["critic"], ends[1]["critic"])
+        kept = checkpoint.load(finetuning.finetune(path, {"finetune": {"steps": 30}}, f"kept-{algo}"), "policy checkpoint")["algo"]
+        assert not same(kept["critic"], ends[0]["critic"])
