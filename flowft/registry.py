@@ -1,7 +1,7 @@
 """Names to classes, imported only when asked for. Plug-ins register through entry points.
 
-A new velocity network, algorithm, data source or environment family is one new file and one line here; a package
-of somebody else's adds the same line to its own `[project.entry-points."flowft.networks"]` (or `.algos`, `.sources`, `.envs`).
+A new velocity network, kind of policy, algorithm, data source or environment family is one new file and one line here; a package
+of somebody else's adds the same line to its own `[project.entry-points."flowft.networks"]` (or `.policies`, `.algos`, `.sources`, `.envs`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "mlp": "flowft.policies.mlp:MLPVelocity",
         "flow_g": "flowft.policies.flow_g:FlowG",
         "flow_t": "flowft.policies.flow_t:FlowT",
+    },
+    # A kind of policy: see flowft/policies/base.py.
+    "policies": {
+        "flow": "flowft.policies.policy:FlowPolicy",
+        "gaussian": "flowft.policies.gaussian:GaussianPolicy",
     },
     "algos": {
         "flow_bc": "flowft.algos.flow_bc:FlowBC",
@@ -51,10 +56,14 @@ def get(kind: str, name: str) -> Any:
     """The class or module registered as `name`; a wrong name says which was meant."""
     targets = _targets(kind)
     if name not in targets:
-        raise UsageError(f"unknown {kind.removesuffix('s')} {name!r}{did_you_mean(name, targets)}")
+        raise UsageError(f"unknown {_singular(kind)} {name!r}{did_you_mean(name, targets)}")
     module, _, attribute = targets[name].partition(":")
     found = import_module(module)
     return getattr(found, attribute) if attribute else found
+
+
+def _singular(kind: str) -> str:
+    return kind.removesuffix("ies") + "y" if kind.endswith("ies") else kind.removesuffix("s")
 
 
 def _targets(kind: str) -> dict[str, str]:

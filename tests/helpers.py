@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowft.algos import critic
 from flowft.algos.sac_flow import Config, SACFlow
 from flowft.data.replay import Replay, RewardTransform, from_dataset
 from flowft.data.spec import Batch, Dataset, Episode, Spec
+from flowft.policies import critic
 from flowft.policies import policy as policies
 from flowft.policies.policy import FlowPolicy
 

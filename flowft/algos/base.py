@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from flowft.data.spec import Batch
-from flowft.policies.policy import FlowPolicy
+from flowft.policies.base import Policy
 
 Metrics = dict[str, torch.Tensor]  # detached scalars, still on the device: reading one synchronises, so the loop decides when
 
@@ -15,10 +15,11 @@ Metrics = dict[str, torch.Tensor]  # detached scalars, still on the device: read
 class Algorithm(Protocol):
     """Knows no environment, no logger and no disk."""
 
-    policy: FlowPolicy
+    policy_kind: str  # the kind of policy that it trains, a name in the registry
+    policy: Policy
 
     @property
-    def acting(self) -> FlowPolicy:
+    def acting(self) -> Policy:
         """The policy that collects, is evaluated and is published."""
 
     def update(self, batch: Batch) -> Metrics:

@@ -39,6 +39,7 @@ class FlowBC:
     """Plain cloning: no critic, nothing but flow matching."""
 
     config_type = Config
+    policy_kind = "flow"
 
     def __init__(self, policy: FlowPolicy, critic: object, config: Config, seed: int) -> None:
         """`critic` settings are taken as every algorithm takes them, and not used."""

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 
 from flowft import device
-from flowft.algos import critic as critics
 from flowft.algos.base import Metrics
 from flowft.algos.flow_bc import flow_matching_loss, masked_mean
 from flowft.algos.trust_region import TrustRegion
 from flowft.data.spec import Batch
+from flowft.policies import critic as critics
 from flowft.policies import flow
 from flowft.policies.policy import FlowPolicy, Sample
 
@@ -55,6 +55,7 @@ class SACFlow:
     """Actor, critic, temperature; `clone` for pretraining, `update` for reinforcement learning."""
 
     config_type = Config
+    policy_kind = "flow"
 
     def __init__(self, policy: FlowPolicy, critic: critics.Config, config: Config, seed: int) -> None:
         self.policy, self.config = policy, config

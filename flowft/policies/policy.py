@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -16,9 +15,9 @@ from flowft import checkpoint, recipe, registry
 from flowft.data.spec import Array, Spec
 from flowft.device import resolve
 from flowft.errors import CheckpointError
-from flowft.policies import flow, squash
+from flowft.policies import actor, critic, flow, squash
+from flowft.policies.base import Policy
 from flowft.policies.layers import mlp
-from flowft.policies.normalizer import Normalizer
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -54,15 +53,15 @@ class Sample(NamedTuple):
     latent: torch.Tensor  # (B, D) x_K, before the squash
 
 
-class FlowPolicy(nn.Module):
+class FlowPolicy(Policy):
     """A velocity network with all that it takes to act: normaliser, noise, squash and action bounds."""
 
+    kind = "flow"
+
     def __init__(self, spec: Spec, config: Config) -> None:
-        super().__init__()
-        self.spec, self.config = spec, config
-        self.latent_dim = config.horizon * spec.action_dim
+        super().__init__(spec, config.horizon)
+        self.config = config
         self.squash = squash.make(config.squash, config.atanh_limit)
-        self.normalizer = Normalizer(spec.observation_dim)
         network = registry.get("networks", config.network)
         settings = recipe.build(network.config_type, config.net, "policy.net")
         self.network = network(spec.observation_dim, self.latent_dim, settings)
@@ -70,6 +69,10 @@ class FlowPolicy(nn.Module):
         if config.noise == "learned":
             self.noise_head = mlp([spec.observation_dim + self.latent_dim + 1, 256, self.latent_dim], "silu")
             _start_at(self.noise_head, config.sigma)
+
+    @classmethod
+    def from_settings(cls, spec: Spec, networks: Networks) -> FlowPolicy:
+        return cls(spec, networks.policy)
 
     # The flow on tensors --------------------------------------------------------------------------------------------
 
@@ -96,10 +99,6 @@ class FlowPolicy(nn.Module):
         z = torch.randn(self.config.steps + 1, batch, self.latent_dim, generator=stream, device=stream.device)
         return z[0], z[1:]
 
-    def chunk(self, flat: torch.Tensor) -> torch.Tensor:
-        """(B, D) -> (B, h, A)."""
-        return flat.reshape(*flat.shape[:-1], self.config.horizon, self.spec.action_dim)
-
     def _sigma(self, state: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         if self.noise_head is None:
             return x.new_full((), self.config.sigma)
@@ -112,37 +111,38 @@ class FlowPolicy(nn.Module):
     @torch.no_grad()
     def unit_chunk(self, observation: Array, x0: torch.Tensor, noise: torch.Tensor | None = None) -> Array:
         """Chunks (B, h, A) in [−1, 1] for observations (B, O): noise-free without `noise`, else the noisy rollout."""
-        device = self.normalizer.mean.device
-        s = torch.as_tensor(observation, dtype=torch.float32, device=device)
+        s = self.on_device(observation)
         if noise is not None:
-            return self.sample(s, x0.to(device), noise.to(device)).action.cpu().numpy()
-        return self.chunk(self.squash(self.integrate(s, x0.to(device)))).cpu().numpy()
-
-    def act(self, observation: npt.ArrayLike | dict[str, Any], x0: npt.ArrayLike | None = None) -> Array:
-        """A chunk of actions in the environment's units, noise-free.
-
-        observation: (O,) or (B, O), or a dict of its named parts. x0: (D,) or (B, D) standard-normal start of the flow;
-        without it a fresh one is drawn from torch's global stream. Returns (h, A) or (B, h, A), float32.
-        """
-        flat = self.spec.flatten(observation) if isinstance(observation, dict) else np.asarray(observation, dtype=np.float32)
-        if flat.shape[-1] != self.spec.observation_dim or flat.ndim not in (1, 2):
-            wanted = ", ".join(f"{name} {size}" for name, size in self.spec.parts)
-            raise ValueError(f"observation has shape {flat.shape}; this policy sees {self.spec.observation_dim} values ({wanted})")
-        batch = np.atleast_2d(flat)
-        start = torch.randn(len(batch), self.latent_dim) if x0 is None else torch.as_tensor(np.atleast_2d(np.asarray(x0, dtype=np.float32)))
-        actions = self.spec.from_unit(self.unit_chunk(batch, start))
-        return actions[0] if flat.ndim == 1 else actions
+            return self.sample(s, x0.to(s.device), noise.to(s.device)).action.cpu().numpy()
+        return self.chunk(self.squash(self.integrate(s, x0.to(s.device)))).cpu().numpy()
 
 
-def load_policy(path: str | Path, device: str = "cpu") -> FlowPolicy:
+class Networks(NamedTuple):
+    """The recipe's sections that describe networks; each kind of policy takes what it needs."""
+
+    policy: Config
+    critic: critic.Config
+    actor: actor.Config
+
+
+def build(kind: str, spec: Spec, networks: Networks) -> Policy:
+    """An untrained policy of a registered kind."""
+    made: Policy = registry.get("policies", kind).from_settings(spec, networks)
+    return made
+
+
+def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     """The policy of a checkpoint, ready to act: `flowft.load_policy("checkpoints/can.pt").act(observation)`."""
     content = checkpoint.load(checkpoint.find(str(path)), "policy checkpoint", resolve(device))
     return from_checkpoint(content).to(resolve(device)).eval()
 
 
-def from_checkpoint(content: dict[str, Any]) -> FlowPolicy:
-    """Build the policy that a loaded checkpoint holds."""
-    policy = FlowPolicy(Spec.from_tree(content["spec"]), recipe.build(Config, content["recipe"]["policy"], "policy"))
+def from_checkpoint(content: dict[str, Any]) -> Policy:
+    """Build the policy that a loaded checkpoint holds. Old checkpoints name no kind: theirs are flows."""
+    tree = content["recipe"]
+    configs = (recipe.build(part.Config, tree.get(name, {}), name) for name, part in (("critic", critic), ("actor", actor)))
+    networks = Networks(recipe.build(Config, tree["policy"], "policy"), *configs)
+    policy = build(content.get("policy_kind", "flow"), Spec.from_tree(content["spec"]), networks)
     try:
         policy.load_state_dict(content["policy"])
     except RuntimeError as error:

@@ -51,7 +51,12 @@ class Tanh:
         return action.clamp(-self.limit, self.limit).atanh()
 
     def log_derivative(self, x: torch.Tensor) -> torch.Tensor:
-        return (2 * (math.log(2) - x - F.softplus(-2 * x))).sum(dim=-1)  # log(1 − tanh²x) without cancellation
+        return log_slope(x).sum(dim=-1)
+
+
+def log_slope(x: torch.Tensor) -> torch.Tensor:
+    """log tanh'(x) = log(1 − tanh²x) without cancellation, same shape as x."""
+    return 2 * (math.log(2) - x - F.softplus(-2 * x))
 
 
 def make(name: str, limit: float) -> Squash:

@@ -17,9 +17,9 @@ def card(content: Mapping[str, Any], name: str, command: str | None = None) -> s
     """Markdown for a loaded policy checkpoint called `name`; `command`: the command line that made it."""
     stage = {"pretrain": "cloned from demonstrations", "finetune": "fine-tuned online"}.get(content["stage"], content["stage"])
     sections = [
-        f"# {name}\n\nA flow policy, {stage} with flowft {content['versions'].get('flowft', '?')}.",
+        f"# {name}\n\nA {content.get('policy_kind', 'flow')} policy, {stage} with flowft {content['versions'].get('flowft', '?')}.",
         "## Result\n\n" + _result(content["evaluation"], name),
-        "## Sees and does\n\n" + _spec(content["spec"], content["recipe"]["policy"]),
+        "## Sees and does\n\n" + _spec(content["spec"], content["recipe"]["policy"], content.get("policy_kind", "flow")),
         "## Made from\n\n" + _origin(content),
         "## Settings that differ from the defaults\n\n" + _settings(content["recipe"]),
     ]
@@ -52,12 +52,13 @@ def _result(evaluation: Mapping[str, Any] | None, name: str) -> str:
     )
 
 
-def _spec(spec: Mapping[str, Any], policy: Mapping[str, Any]) -> str:
+def _spec(spec: Mapping[str, Any], policy: Mapping[str, Any], kind: str) -> str:
     parts = ", ".join(f"{part} {size}" for part, size in spec["parts"])
+    network = "A Gaussian" if kind == "gaussian" else f"Network {policy['network']}, {policy['steps']} flow steps"
     return (
         f"Observation, in order: {parts} ({sum(int(size) for _, size in spec['parts'])} values). "
         f"Action: {len(spec['action_low'])} values in {_numbers(spec['action_low'])} to {_numbers(spec['action_high'])}, "
-        f"in chunks of {policy['horizon']}, executed open loop. Network {policy['network']}, {policy['steps']} flow steps."
+        f"in chunks of {policy['horizon']}, executed open loop. {network}."
     )
 
 

@@ -12,7 +12,7 @@ from flowft.data.replay import Replay
 from flowft.data.spec import Array
 from flowft.envs.vector import Vector
 from flowft.errors import EnvError
-from flowft.policies.policy import FlowPolicy
+from flowft.policies.base import Policy
 
 
 class Finished(NamedTuple):
@@ -39,7 +39,7 @@ class Lane:
 class Collector:
     """Steps every environment with the policy's noisy rollout and writes what happens to the replay."""
 
-    def __init__(self, vector: Vector, policy: FlowPolicy, replay: Replay, seed: int) -> None:
+    def __init__(self, vector: Vector, policy: Policy, replay: Replay, seed: int) -> None:
         self.vector, self.policy, self.replay, self.seed = vector, policy, replay, seed
         self.episodes = 0
         self.stream = torch.Generator().manual_seed(seed)

@@ -16,7 +16,7 @@ from flowft.data.spec import Array, EnvSpec
 from flowft.envs import base
 from flowft.envs.vector import Vector
 from flowft.errors import MissingExtra
-from flowft.policies.policy import FlowPolicy
+from flowft.policies.base import Policy
 
 Frame = npt.NDArray[np.uint8]  # (H, W, 3)
 FIRST_SEED = 2**30  # training episodes have seeds below this
@@ -59,7 +59,7 @@ class Evaluator:
         self.config, self.env = config, env
         self.vector = Vector(env, min(config.envs, config.episodes))
 
-    def __call__(self, policy: FlowPolicy, stochastic: bool = False, frames: Callable[[int, Frame], None] | None = None) -> Evaluation:
+    def __call__(self, policy: Policy, stochastic: bool = False, frames: Callable[[int, Frame], None] | None = None) -> Evaluation:
         """Run every episode once. `frames(episode, picture)` is called after each step when given."""
         policy.eval()
         waiting = list(range(self.config.episodes))
@@ -101,7 +101,7 @@ class Running:
     length: int = 0
     success: bool = False
 
-    def next_action(self, policy: FlowPolicy, stochastic: bool) -> Array:
+    def next_action(self, policy: Policy, stochastic: bool) -> Array:
         if not self.queue:
             x0, noise = policy.draw(1, self.stream)
             self.queue = list(policy.unit_chunk(self.observation[None], x0, noise if stochastic else None)[0])
@@ -115,7 +115,7 @@ class Running:
         return bool(terminated or truncated)
 
 
-def evaluate(policy: FlowPolicy, env: EnvSpec, config: Config, stochastic: bool = False, video: Path | None = None) -> Evaluation:
+def evaluate(policy: Policy, env: EnvSpec, config: Config, stochastic: bool = False, video: Path | None = None) -> Evaluation:
     """Build the environments, run `config.episodes` episodes, close them. `video`: a folder for one film per episode."""
     if video is not None:
         env = dataclasses.replace(env, kwargs={**env.kwargs, "render": True})

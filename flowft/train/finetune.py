@@ -14,7 +14,7 @@ from flowft.data.replay import Replay, from_dataset
 from flowft.data.spec import Dataset, EnvSpec
 from flowft.envs import base
 from flowft.envs.vector import Vector
-from flowft.errors import DataError, EnvError
+from flowft.errors import DataError, EnvError, UsageError
 from flowft.policies import policy as policies
 from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
@@ -56,6 +56,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     env = environment(settings, None, EnvSpec.from_tree(content["env"]) if content["env"] else None)
     if env is None:
         raise EnvError(f"{path} does not say in which environment to fine-tune", f"flowft finetune --ckpt {path} --env ID")
+    require_same_kind(path, content, settings)
     dataset = same_dataset(content, settings)
 
     policy = policies.from_checkpoint({**content, "recipe": recipe.to_tree(settings)}).to(where)
@@ -144,7 +145,7 @@ class Run:
         metrics: dict[str, Any] = {}
         owed = int(max(0, self.step - self.loop.start_updates) * self.loop.updates_per_step)
         while self.updates < owed:
-            batch = self.data.sample(self.loop.batch_size, self.algo.policy.config.horizon, self.step)
+            batch = self.data.sample(self.loop.batch_size, self.algo.policy.horizon, self.step)
             self.updates += 1
             actor = self.step > self.loop.start_actor and self.updates % self.loop.actor_every == 0
             self.actor_updates += int(actor)
@@ -196,6 +197,17 @@ def _score(row: Mapping[str, Any]) -> str:
 def crossed(before: int, after: int, every: int) -> bool:
     """Whether a multiple of `every` lies in (before, after]."""
     return before // every != after // every
+
+
+def require_same_kind(path: Path, content: Mapping[str, Any], settings: Settings) -> None:
+    """An algorithm goes on with the kind of policy that it trains; another kind's weights mean nothing to it."""
+    found, wanted = content.get("policy_kind", "flow"), registry.get("algos", settings.algo).policy_kind
+    if found != wanted:
+        made = content["recipe"]["algo"]
+        raise UsageError(
+            f"{path} holds a {found} policy, pretrained with algo={made}; {settings.algo} trains a {wanted} policy",
+            f"flowft pretrain --dataset {content['dataset']['id']} --set algo={settings.algo} --name NEW",
+        )
 
 
 def same_dataset(content: Mapping[str, Any], settings: Settings) -> Dataset:

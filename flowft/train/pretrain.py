@@ -14,7 +14,7 @@ from flowft.data import source
 from flowft.data.replay import Replay, from_dataset, observation_statistics
 from flowft.data.spec import Dataset
 from flowft.errors import UsageError
-from flowft.policies.policy import FlowPolicy
+from flowft.policies import policy as policies
 from flowft.train.evaluate import evaluate
 from flowft.train.finetune import sections
 from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, to_device
@@ -57,7 +57,7 @@ def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
         say(f"note: {note}")
 
     torch.manual_seed(settings.seed)  # of the initial weights
-    policy = FlowPolicy(dataset.spec, settings.policy).to(where)
+    policy = policies.build(algorithm.policy_kind, dataset.spec, settings.networks).to(where)
     policy.normalizer.fit(*observation_statistics(dataset))
     algo = algorithm(policy, settings.critic, config, settings.seed)
     replay = from_dataset(dataset, reward_transform(settings), settings.seed)
@@ -83,7 +83,7 @@ def run_updates(folder: RunFolder, interrupts: Interrupts, algo: Any, replay: Re
         folder.save({"step": step, "algo": algo.state_dict(), "replay_rng": replay.generator.get_state()})
 
     while step < total:
-        batch = to_device(replay.sample(loop.batch_size, algo.policy.config.horizon, offline=True), where)
+        batch = to_device(replay.sample(loop.batch_size, algo.policy.horizon, offline=True), where)
         metrics = algo.clone(batch) if step < loop.updates else algo.update(batch)
         step += 1
         progress.advance(step, 1)

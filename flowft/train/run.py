@@ -17,7 +17,7 @@ import flowft
 from flowft import recipe
 from flowft.data.spec import Batch, Dataset, EnvSpec
 from flowft.envs import base
-from flowft.policies.policy import FlowPolicy
+from flowft.policies.base import Policy
 from flowft.train.settings import Settings
 
 SAVE_SECONDS = 120.0
@@ -83,7 +83,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def checkpoint_content(
-    settings: Settings, stage: str, step: int, policy: FlowPolicy, algo: Mapping[str, Any], env: EnvSpec | None,
+    settings: Settings, stage: str, step: int, policy: Policy, algo: Mapping[str, Any], env: EnvSpec | None,
     dataset: Mapping[str, Any], evaluation: Mapping[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """All it takes to act, to go on fine-tuning, and to know where the policy came from."""
@@ -94,6 +94,7 @@ def checkpoint_content(
         "env": env.to_tree() if env else None,
         "dataset": dict(dataset),
         "recipe": recipe.to_tree(settings),
+        "policy_kind": policy.kind,
         "policy": policy.state_dict(),
         "algo": dict(algo),
         "evaluation": dict(evaluation) if evaluation else None,

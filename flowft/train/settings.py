@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from flowft import recipe
-from flowft.algos import critic
 from flowft.data import source
 from flowft.data.replay import RewardTransform
 from flowft.data.spec import Dataset
-from flowft.policies import policy
+from flowft.policies import actor, critic, policy
+from flowft.policies.policy import Networks
 from flowft.train import evaluate
 
 
@@ -49,6 +49,7 @@ class Settings:
     reward: Reward = field(default_factory=Reward)
     policy: policy.Config = field(default_factory=policy.Config)
     critic: critic.Config = field(default_factory=critic.Config)
+    actor: actor.Config = field(default_factory=actor.Config)  # of an actor that is no flow
     pretrain: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
     eval: evaluate.Config = field(default_factory=evaluate.Config)
@@ -57,6 +58,11 @@ class Settings:
     def read(cls, tree: Mapping[str, Any]) -> Settings:
         """From a recipe's tree; unknown keys and wrong values are errors that say what was meant."""
         return recipe.build(cls, tree, "")
+
+    @property
+    def networks(self) -> Networks:
+        """The sections that a policy is built from."""
+        return Networks(self.policy, self.critic, self.actor)
 
     def with_dataset(self, found: Dataset) -> Settings:
         """The same settings with what the dataset decides written out, so that a checkpoint repeats it exactly."""
