@@ -26,6 +26,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "algos": {
         "flow_bc": "flowft.algos.flow_bc:FlowBC",
         "sac_flow": "flowft.algos.sac_flow:SACFlow",
+        "sac_flow_scratch": "flowft.algos.crossq:SACFlowScratch",
+        "sac_scratch": "flowft.algos.crossq:SACScratch",
     },
     # A source is a module with `matches`, `locate`, `load` and friends: see flowft/data/source.py.
     "sources": {

@@ -75,7 +75,7 @@ def _run(
     policy = from_checkpoint(content).to(resolve(device))
     found = evaluation.evaluate(policy, spec, config, stochastic, video)
     row = found.row()
-    if content["dataset"]["id"].startswith("d4rl/") and env is None:
+    if content["dataset"] and content["dataset"]["id"].startswith("d4rl/") and env is None:
         row |= {"normalized_score": normalized_score(content["dataset"]["id"], row["return"])}
     low, high = wilson(row["successes"], row["episodes"])
     return {

@@ -18,12 +18,12 @@ class Policy(nn.Module):
 
     kind: ClassVar[str]  # its name in the registry and in checkpoints
 
-    def __init__(self, spec: Spec, horizon: int) -> None:
+    def __init__(self, spec: Spec, horizon: int, observation_clip: float | None = 10.0) -> None:
         super().__init__()
         self.spec, self.horizon = spec, horizon
         self.latent_dim = horizon * spec.action_dim  # D, the size of a chunk
         self.start_dim = self.latent_dim  # values of x_0 per observation
-        self.normalizer = Normalizer(spec.observation_dim)
+        self.normalizer = Normalizer(spec.observation_dim, observation_clip)
 
     @classmethod
     def from_settings(cls, spec: Spec, networks: Any) -> Policy:

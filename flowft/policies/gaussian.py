@@ -17,16 +17,19 @@ class GaussianPolicy(Policy):
 
     kind = "gaussian"
 
-    def __init__(self, spec: Spec, horizon: int, config: actor.Config, atanh_limit: float = 0.98) -> None:
+    def __init__(
+        self, spec: Spec, horizon: int, config: actor.Config, atanh_limit: float = 0.98, observation_clip: float | None = 10.0
+    ) -> None:
         """atanh_limit: |a| of cloning targets is clipped there."""
-        super().__init__(spec, horizon)
+        super().__init__(spec, horizon, observation_clip)
         self.start_dim = 0
         self.squash = Tanh(atanh_limit)
         self.network = actor.network(spec.observation_dim, 2 * self.latent_dim, config)
 
     @classmethod
     def from_settings(cls, spec: Spec, networks: Networks) -> GaussianPolicy:
-        return cls(spec, networks.policy.horizon, networks.actor, networks.policy.atanh_limit)
+        policy = networks.policy
+        return cls(spec, policy.horizon, networks.actor, policy.atanh_limit, policy.observation_clip)
 
     def moments(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """μ and log σ, each (B, D), of raw observations (B, O); log σ lies between its bounds through a tanh."""

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 
 SMALLEST_STD = 1e-2  # a value that never moved in the data must not blow up when it first moves online
-LARGEST = 10.0  # normalised values are clipped here
 
 
 class Normalizer(nn.Module):
-    """(s − mean)/std per observation value, clipped to ±10. Buffers, not parameters: nothing trains them."""
+    """(s − mean)/std per observation value, clipped to ±`clip` (None: not). Buffers, not parameters: nothing trains them."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, clip: float | None) -> None:
         super().__init__()
+        self.clip = clip
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
 
@@ -28,4 +28,5 @@ class Normalizer(nn.Module):
         self.std.copy_(torch.as_tensor(std, dtype=torch.float32).clamp_min(SMALLEST_STD))
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        return ((observation - self.mean) / self.std).clamp(-LARGEST, LARGEST)
+        state = (observation - self.mean) / self.std
+        return state if self.clip is None else state.clamp(-self.clip, self.clip)

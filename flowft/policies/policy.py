@@ -32,6 +32,7 @@ class Config:
     steps: int = 4  # K: flow steps
     squash: Literal["clip", "tanh"] = "clip"  # recipes/README.md has the table that chose it
     atanh_limit: float = 0.98  # tanh only: |a| of cloning targets is clipped here
+    observation_clip: float | None = 10.0  # normalised observations are clipped to ± this; None: not
     noise: Literal["fixed", "learned"] = "fixed"  # of the noise-augmented rollout
     sigma: float = 0.1  # σ, in units of the squashed action; learned: where it starts
     drift_correction: bool = True  # False: the published code's form, which changes the marginals
@@ -42,6 +43,8 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.sigma <= 0:
             raise ValueError(f"sigma is {self.sigma}; it must be positive")
+        if self.observation_clip is not None and self.observation_clip <= 0:
+            raise ValueError(f"observation_clip is {self.observation_clip}; it must be positive, or null for no clip")
 
 
 class Sample(NamedTuple):
@@ -59,7 +62,7 @@ class FlowPolicy(Policy):
     kind = "flow"
 
     def __init__(self, spec: Spec, config: Config) -> None:
-        super().__init__(spec, config.horizon)
+        super().__init__(spec, config.horizon, config.observation_clip)
         self.config = config
         self.squash = squash.make(config.squash, config.atanh_limit)
         network = registry.get("networks", config.network)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0b6e99", "#d1495b", "#3d8b37", "#8f5aa8", "#c47f17", "#5b6770")
 # What may differ between the seeds of one experiment.
+ONLINE = ("finetune", "train")  # stages whose steps are the environment's
 SEED_KEYS = ("seed", "device", "threads", "wandb")
 
 
@@ -62,7 +63,7 @@ def read_run(folder: Path) -> Run:
             if number == len(lines):
                 break
             raise FlowftError(f"{path} line {number} is not JSON: {line[:60]!r}", f"remove line {number}") from error
-        if row.get("kind") == "eval" and row.get("stage", "finetune") == "finetune":
+        if row.get("kind") == "eval" and row.get("stage", "finetune") in ONLINE:
             rows["eval", int(row["step"])] = row  # a run that went on after a kill repeats a step: the later row counts
         elif row.get("kind") == "episode":
             episodes.append(row)
@@ -149,7 +150,8 @@ def _value(row: Mapping[str, Any], kind: str) -> float:
 
 def _start(run: Run, kind: str) -> float | None:
     first = run.evaluations[0]
-    return _value(first, kind) if int(first["step"]) == 0 else None
+    cloned = first.get("stage", "finetune") == "finetune"  # from scratch the first policy is an untrained one
+    return _value(first, kind) if cloned and int(first["step"]) == 0 else None
 
 
 def _common_name(names: Sequence[str]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flowft import checkpoint, device, recipe, registry
 from flowft.data import mixture, source
@@ -16,9 +16,9 @@ from flowft.envs import base
 from flowft.envs.vector import Vector
 from flowft.errors import DataError, EnvError, UsageError
 from flowft.policies import policy as policies
-from flowft.train.collect import Collector
+from flowft.train.collect import Collector, Finished
 from flowft.train.evaluate import Evaluator
-from flowft.train.run import Clock, Interrupts, checkpoint_content, environment, other_versions, to_device
+from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, other_versions, require_stage, to_device
 from flowft.train.runlog import Progress, RunFolder, say
 from flowft.train.settings import Settings, reward_transform
 
@@ -49,6 +49,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     settings = Settings.read(recipe.merge(content["recipe"], tree))
     name = name or f"{path.stem}-finetuned"
     algorithm = registry.get("algos", settings.algo)
+    require_stage(settings.algo, algorithm, from_scratch=False)
     parts = sections(settings)
     loop: Loop = parts["loop"]
     where = device.resolve(settings.device)
@@ -74,10 +75,11 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
         collector = Collector(vector, algo.acting, online, settings.seed)
         evaluator = Evaluator(env, settings.eval)
         out = checkpoint.folder() / f"{name}.pt"
+        origin = content["dataset"] or describe(dataset)
 
         def publish(step: int, latest: Mapping[str, Any]) -> None:
             evaluation = {"env": env.id, "seed": settings.eval.seed, **latest}
-            now = checkpoint_content(settings, "finetune", step, algo.acting, algo.state_dict(), env, content["dataset"], evaluation)
+            now = checkpoint_content(settings, "finetune", step, algo.acting, algo.state_dict(), env, origin, evaluation)
             checkpoint.save(out, "policy checkpoint", now)
 
         try:
@@ -93,8 +95,27 @@ def sections(settings: Settings) -> dict[str, Any]:
     return recipe.split({"loop": Loop, "mixture": mixture.Config, "algo": algorithm.config_type}, settings.finetune, "finetune")
 
 
+class Pace(Protocol):
+    """How much is done when: what `Run` reads from a loop's settings."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def start_updates(self) -> int: ...
+    @property
+    def start_actor(self) -> int: ...
+    @property
+    def updates_per_step(self) -> float: ...
+    @property
+    def actor_every(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
+
+
 class Run:
-    """The loop and its counters."""
+    """The loop and its counters, for fine-tuning and for training from scratch."""
 
     def __init__(
         self,
@@ -104,7 +125,7 @@ class Run:
         collector: Collector,
         data: mixture.Mixture,
         evaluator: Evaluator,
-        loop: Loop,
+        loop: Pace,
         publish: Callable[[int, Mapping[str, Any]], None],
     ) -> None:
         """`publish(step, evaluation)` is called with each evaluated policy."""
@@ -115,22 +136,23 @@ class Run:
         self.actor_updates = 0
         self.evaluated = 0  # actor updates of the policy that `latest` is about
         self.latest: dict[str, Any] = {}  # evaluation
-        self.recent: deque[bool] = deque(maxlen=50)  # successes of training episodes, for the progress line
+        self.metrics: dict[str, Any] = {}  # each as of the last update that gave it: the actor learns less often than the critic
+        self.recent: deque[Finished] = deque(maxlen=50)  # training episodes, for the progress line
 
     def go(self, eval_every: int) -> None:
         """Collect, update, evaluate, save, until `steps`."""
         self._begin()
-        clock, progress = Clock(), Progress("finetune", self.loop.steps, self.step, "step")
+        clock, progress = Clock(), Progress(self.folder.stage, self.loop.steps, self.step, "step")
         while self.step < self.loop.steps:
             lanes = self.collector.vector.count
             for ended in self.collector.step():
-                self.recent.append(ended.success)
+                self.recent.append(ended)
                 self.folder.write("episode", self.step + lanes, {"return": ended.total, "success": ended.success, "length": ended.length})
             before, self.step = self.step, self.step + lanes
-            metrics = self._update()
+            self._update()
             progress.advance(self.step, lanes)
-            if metrics and crossed(before, self.step, self.loop.log_every):
-                self.folder.write("train", self.step, metrics)
+            if self.metrics and crossed(before, self.step, self.loop.log_every):
+                self.folder.write("train", self.step, self.metrics)
             if (eval_every and crossed(before, self.step, eval_every)) or self.step >= self.loop.steps:
                 self._evaluate(progress)
                 self._save()
@@ -140,17 +162,15 @@ class Run:
                 raise KeyboardInterrupt
         progress.close()
 
-    def _update(self) -> dict[str, Any]:
-        """As many updates as this step owes. Returns the last one's metrics."""
-        metrics: dict[str, Any] = {}
+    def _update(self) -> None:
+        """As many updates as this step owes."""
         owed = int(max(0, self.step - self.loop.start_updates) * self.loop.updates_per_step)
         while self.updates < owed:
             batch = self.data.sample(self.loop.batch_size, self.algo.policy.horizon, self.step)
             self.updates += 1
             actor = self.step > self.loop.start_actor and self.updates % self.loop.actor_every == 0
             self.actor_updates += int(actor)
-            metrics |= self.algo.update(to_device(batch, self.algo.policy.normalizer.mean.device), actor=actor)
-        return metrics
+            self.metrics |= self.algo.update(to_device(batch, self.algo.policy.normalizer.mean.device), actor=actor)
 
     def _evaluate(self, progress: Progress) -> None:
         if self.actor_updates != self.evaluated:  # the same policy on the same seeds gives the same numbers
@@ -158,40 +178,45 @@ class Run:
             self.evaluated = self.actor_updates
         self.folder.write("eval", self.step, self.latest)
         self.publish(self.step, self.latest)
-        training = f", last {len(self.recent)} training episodes {sum(self.recent)}" if self.recent else ""
-        progress.say(f"step {self.step}: {_score(self.latest)}{training}")
+        progress.say(f"step {self.step}: {_score(self.latest)}{_training(self.recent)}")
 
     def _begin(self) -> None:
         if saved := self.folder.saved():
             for name in _COUNTERS:
-                setattr(self, name, saved[name])
+                setattr(self, name, saved.get(name, getattr(self, name)))  # older runs kept no metrics
             self.algo.load_state_dict(saved["algo"])
-            self.data.online.load_state_dict(saved["online"])
-            self.data.offline.generator.set_state(saved["offline_rng"])
+            self.data.load_state_dict(saved)
             self.collector.load_state_dict(saved["collector"])
             say(f"continuing at step {self.step}")
             return
         self.collector.begin()
         self.latest = self.evaluator(self.algo.acting).row()
         self.folder.write("eval", 0, self.latest)
-        say(f"step 0 (the policy as it came): {_score(self.latest)}")
+        came = "untrained" if self.folder.stage == "train" else "the policy as it came"
+        say(f"step 0 ({came}): {_score(self.latest)}")
         self._save()
 
     def _save(self) -> None:
         self.folder.save(
             {
                 **{name: getattr(self, name) for name in _COUNTERS}, "algo": self.algo.state_dict(),
-                "online": self.data.online.state_dict(), "offline_rng": self.data.offline.generator.get_state(),
-                "collector": self.collector.state_dict(),
+                "collector": self.collector.state_dict(), **self.data.state_dict(),
             }
         )  # fmt: skip
 
 
-_COUNTERS = ("step", "updates", "actor_updates", "evaluated", "latest")
+_COUNTERS = ("step", "updates", "actor_updates", "evaluated", "latest", "metrics")
 
 
 def _score(row: Mapping[str, Any]) -> str:
     return f"{row['successes']}/{row['episodes']} successes, mean return {row['return']:.1f}, length {row['length']:.0f}"
+
+
+def _training(recent: Sequence[Finished]) -> str:
+    if not recent:
+        return ""
+    mean = sum(ended.total for ended in recent) / len(recent)
+    return f"; last {len(recent)} training episodes: {sum(ended.success for ended in recent)} successes, mean return {mean:.1f}"
 
 
 def crossed(before: int, after: int, every: int) -> bool:
@@ -212,9 +237,11 @@ def require_same_kind(path: Path, content: Mapping[str, Any], settings: Settings
 
 def same_dataset(content: Mapping[str, Any], settings: Settings) -> Dataset:
     """The demonstrations that the checkpoint was pretrained on; other bytes under the same name are an error."""
-    dataset = source.load(settings.dataset or content["dataset"]["id"], settings.data)
     before = content["dataset"]
-    if settings.dataset == before["id"] and dataset.hash != before["hash"]:
+    if settings.dataset is None and before is None:
+        raise DataError("the checkpoint was learned from scratch: there are no demonstrations to go on with", "--set dataset=ID")
+    dataset = source.load(settings.dataset or before["id"], settings.data)
+    if before and settings.dataset == before["id"] and dataset.hash != before["hash"]:
         raise DataError(
             f"{dataset.path} has changed since the checkpoint was made from it (sha256 {dataset.hash[:12]}, then {before['hash'][:12]})",
             f"flowft pretrain --dataset {dataset.id}",

@@ -17,7 +17,7 @@ from flowft.errors import UsageError
 from flowft.policies import policy as policies
 from flowft.train.evaluate import evaluate
 from flowft.train.finetune import sections
-from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, to_device
+from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, require_stage, to_device
 from flowft.train.runlog import Progress, RunFolder, say
 from flowft.train.settings import Settings, reward_transform
 
@@ -45,6 +45,7 @@ def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
     if settings.dataset is None:
         raise UsageError("no dataset was named", "flowft pretrain --dataset scripted/lift")
     algorithm = registry.get("algos", settings.algo)
+    require_stage(settings.algo, algorithm, from_scratch=False)
     loop, config = recipe.split({"loop": Loop, "algo": algorithm.config_type}, settings.pretrain, "pretrain").values()
     sections(settings)  # a misspelt finetune setting must not wait until the policy has been cloned
     where = device.resolve(settings.device)

@@ -17,6 +17,7 @@ import flowft
 from flowft import recipe
 from flowft.data.spec import Batch, Dataset, EnvSpec
 from flowft.envs import base
+from flowft.errors import UsageError
 from flowft.policies.base import Policy
 from flowft.train.settings import Settings
 
@@ -78,13 +79,22 @@ def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | No
     return found
 
 
+def require_stage(name: str, algorithm: Any, from_scratch: bool) -> None:
+    """An algorithm learns from demonstrations or from scratch: the wrong command is a mistake to be told of."""
+    if getattr(algorithm, "from_scratch", False) == from_scratch:
+        return
+    if from_scratch:
+        raise UsageError(f"{name} starts from demonstrations; `train` has none", "--set algo=sac_flow_scratch")
+    raise UsageError(f"{name} learns from scratch, without demonstrations", "flowft train --env ENV, or --set algo=sac_flow")
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     return batch if device.type == "cpu" else Batch(*(x.to(device, non_blocking=True) for x in batch))
 
 
 def checkpoint_content(
     settings: Settings, stage: str, step: int, policy: Policy, algo: Mapping[str, Any], env: EnvSpec | None,
-    dataset: Mapping[str, Any], evaluation: Mapping[str, Any] | None,
+    dataset: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """All it takes to act, to go on fine-tuning, and to know where the policy came from."""
     return {
@@ -92,7 +102,7 @@ def checkpoint_content(
         "step": step,
         "spec": policy.spec.to_tree(),
         "env": env.to_tree() if env else None,
-        "dataset": dict(dataset),
+        "dataset": dict(dataset) if dataset else None,
         "recipe": recipe.to_tree(settings),
         "policy_kind": policy.kind,
         "policy": policy.state_dict(),
