@@ -99,20 +99,24 @@ def test_every_verb_of_the_help_exists_and_explains_itself() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
-def test_every_recipe_means_something_to_both_stages(path: Path) -> None:
+def test_every_recipe_means_something_to_its_stages(path: Path) -> None:
     from flowft import recipe, registry
     from flowft.data import mixture
-    from flowft.train import finetune, pretrain
+    from flowft.train import finetune, pretrain, scratch
     from flowft.train.settings import Settings
 
     settings = Settings.read(recipe.read(str(path)))
     algorithm = registry.get("algos", settings.algo)
+    recipe.build(registry.get("networks", settings.policy.network).config_type, settings.policy.net, "policy.net")
+    if path.parent.name == "scratch":
+        recipe.split({"loop": scratch.Loop, "algo": algorithm.config_type}, settings.train, "train")
+        assert Settings.read(scratch.with_defaults(recipe.read(str(path)))).env or path.stem == "published"
+        return
     recipe.split({"loop": pretrain.Loop, "algo": algorithm.config_type}, settings.pretrain, "pretrain")
     recipe.split({"loop": finetune.Loop, "mixture": mixture.Config, "algo": algorithm.config_type}, settings.finetune, "finetune")
-    recipe.build(registry.get("networks", settings.policy.network).config_type, settings.policy.net, "policy.net")
 
 
-PUBLISHED_SCALE = [p for p in RECIPES if p.parent.name in ("robomimic", "ogbench") and p.stem != "cube-single"]
+PUBLISHED_SCALE = [p for p in RECIPES if (p.parent.name in ("robomimic", "ogbench") and p.stem != "cube-single") or p.stem == "published"]
 
 
 @pytest.mark.parametrize("path", PUBLISHED_SCALE, ids=lambda path: path.stem)

@@ -34,8 +34,8 @@ class Config:
     adam_beta1: float = 0.5  # of both; without a target network the targets move, and long momentum points to where they were
     renorm_momentum: float = 0.99  # share of themselves that the running statistics keep per batch
     renorm_warmup: int = 100_000  # updates with plain batch statistics before the running ones correct them
-    alpha: float = 0.1  # initial temperature
-    alpha_learning_rate: float = 3e-4  # 0: α stays as it is
+    alpha: float = 0.05  # initial temperature
+    alpha_learning_rate: float = 1e-3  # Adam's; 0: α stays as it is
     target_sigma: float = 0.089  # target entropy, stated as the noise σ that has it; a Gaussian's is then SAC's −1 nat per action value
     bonus: Literal["excess", "whole"] = "excess"  # what Q counts of the entropy: what exceeds the target, or all of it, as published
 

@@ -37,7 +37,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line with its band; `start` is the level of the cloned policy (the evaluation at online step 0)."""
+    """One line with its band; `start` is the level of the cloned policy (the evaluation at online step 0); from scratch there is none."""
 
     label: str
     steps: tuple[int, ...]
@@ -189,7 +189,7 @@ def _draw_training(axes: Axes, run: Run, window: int = 50) -> None:
 
 
 def _dress(axes: Axes, lines: Sequence[Curve], kind: str) -> None:
-    axes.set_xlabel("online environment steps")
+    axes.set_xlabel("online environment steps" if any(curve.start is not None for curve in lines) else "environment steps")
     axes.set_ylabel("success rate (%)" if kind == "success" else "return")
     if kind == "success":
         axes.set_ylim(-2, 102)
