@@ -32,6 +32,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "qc_fql": "flowft.algos.qc_fql:QCFQL",
         "qc": "flowft.algos.qc:QC",
         "rlpd": "flowft.algos.rlpd:RLPD",
+        "sac_flow_scratch": "flowft.algos.crossq:SACFlowScratch",
+        "sac_scratch": "flowft.algos.crossq:SACScratch",
     },
     # A source is a module with `matches`, `locate`, `load` and friends: see flowft/data/source.py.
     "sources": {

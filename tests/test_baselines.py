@@ -131,7 +131,7 @@ def test_fql_the_student_learns_the_flow_and_follows_q() -> None:
         z = torch.randn(64, 6, generator=torch.Generator().manual_seed(3))
         for _ in range(150):
             loss, _ = algo.actor_loss(data)
-            qc_fql.gradient_step(algo.actor_optimizer, loss)
+            qc_fql.step(algo.actor_optimizer, loss)
         with torch.no_grad():
             latent = algo.policy.latent(data.observation, z)
             q = algo.critic(data.observation, algo.policy.action(latent)).mean()

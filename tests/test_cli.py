@@ -44,10 +44,10 @@ def flowft(*arguments: str, cwd: Path, code: int = 0, **environment: str) -> sub
 
 
 def refused(text: str) -> str:
-    """Check that stderr holds one `error:` line, and a `fix:` line or an error that says what was meant. Returns both."""
+    """Check that stderr holds one `error:` line, and a `fix:` line or an error that says what was meant or allowed. Returns both."""
     lines = [line for line in text.splitlines() if line.startswith(("error: ", "fix: "))]
     assert [line.partition(":")[0] for line in lines] in (["error"], ["error", "fix"]), text
-    assert len(lines) == 2 or any(hint in lines[0] for hint in ("did you mean", "there are", "not a number")), text
+    assert len(lines) == 2 or any(hint in lines[0] for hint in ("did you mean", "there are", "not a number", "must be")), text
     return "\n".join(lines)
 
 

@@ -104,16 +104,24 @@ def test_every_verb_of_the_help_exists_and_explains_itself() -> None:
 @pytest.mark.parametrize("algo", registry.names("algos"))
 def test_every_recipe_means_something_to_both_stages_of_every_algorithm(path: Path, algo: str) -> None:
     from flowft import recipe
-    from flowft.train import finetune, pretrain
+    from flowft.train import finetune, pretrain, scratch
     from flowft.train.settings import Settings, split
 
-    settings = Settings.read(recipe.assemble(recipe.read(str(path)), {"algo": algo}))
+    from_scratch = path.parent.name == "scratch"
+    if from_scratch != getattr(registry.get("algos", algo), "from_scratch", False):
+        pytest.skip("another stage")
+    tree = recipe.assemble(recipe.read(str(path)), {"algo": algo})
+    settings = Settings.read(scratch.with_defaults(tree) if from_scratch else tree)
+    recipe.build(registry.get("networks", settings.policy.network).config_type, settings.policy.net, "policy.net")
+    if from_scratch:
+        split(settings, "train", {"loop": scratch.Loop})
+        assert settings.env or path.stem == "published"
+        return
     split(settings, "pretrain", {"loop": pretrain.Loop})
     finetune.sections(settings)
-    recipe.build(registry.get("networks", settings.policy.network).config_type, settings.policy.net, "policy.net")
 
 
-PUBLISHED_SCALE = [p for p in RECIPES if p.parent.name in ("robomimic", "ogbench") and p.stem != "cube-single"]
+PUBLISHED_SCALE = [p for p in RECIPES if (p.parent.name in ("robomimic", "ogbench") and p.stem != "cube-single") or p.stem == "published"]
 
 
 @pytest.mark.parametrize("path", PUBLISHED_SCALE, ids=lambda path: path.stem)

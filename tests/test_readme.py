@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 SMALL = {
     "flowft pretrain": "--set pretrain.updates=10 --set pretrain.batch_size=16 --set eval.episodes=1 --set max_steps=30 --device cpu",
     "flowft finetune": "--set finetune.steps=30 --set finetune.start_updates=15 --set finetune.start_actor=20 --set finetune.batch_size=16",
+    "flowft train": "--set train.steps=60 --set train.random_steps=30 --set train.batch_size=16 --set critic.hidden=[32] --device cpu"
+    " --set eval.episodes=1 --set max_steps=30",
     "flowft eval": "--episodes 1",
 }
 

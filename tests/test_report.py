@@ -106,6 +106,14 @@ def test_a_step_evaluated_twice_counts_once_with_its_later_value(tmp_path: Path)
     assert plots.curves([run])[0].middle == (0.5, 0.2, 1.0)
 
 
+def test_a_run_from_scratch_has_no_cloned_policy_to_start_from(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "hopper", 0, [0, 0, 0])
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"stage": "finetune"', '"stage": "train"'))
+    (curve,) = plots.draw([plots.read_run(folder)], tmp_path / "return.svg", kind="return")
+    assert (curve.steps, curve.middle, curve.start) == ((0, 1000, 2000), (0.0, -1.0, -2.0), None)
+
+
 def test_return_has_the_return_on_its_axis(tmp_path: Path) -> None:
     run = plots.read_run(write_run(tmp_path / "lift", 0, [25, 45]))
     assert plots.draw([run], tmp_path / "return.svg", kind="return")[0].middle == (0.0, -1.0)

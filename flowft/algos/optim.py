@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import torch
 
 
-def adam(parameters: Iterable[torch.Tensor], learning_rate: float) -> torch.optim.Adam:
+def adam(parameters: Iterable[torch.Tensor], learning_rate: float, beta1: float = 0.9) -> torch.optim.Adam:
     """Fused Adam: the kind that can be told on the device to leave everything as it is."""
-    return torch.optim.Adam(parameters, learning_rate, fused=True)
+    return torch.optim.Adam(parameters, learning_rate, betas=(beta1, 0.999), fused=True)
 
 
 def step(

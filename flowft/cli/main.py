@@ -24,6 +24,7 @@ BUG = 70  # sysexits.h: internal software error
 COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain": ("flowft.cli.pretrain:pretrain", "Clone a flow policy from demonstrations and train its critic."),
     "finetune": ("flowft.cli.finetune:finetune", "Improve a checkpoint online; the same command continues a killed run."),
+    "train": ("flowft.cli.train:train", "Learn a flow policy from scratch, from rewards alone."),
     "eval": ("flowft.cli.evaluate:evaluate", "Count successes of a checkpoint on seeds that training never uses."),
     "data": ("flowft.cli.data:data", "List, inspect, check, download and generate datasets."),
     "convert": ("flowft.cli.convert:convert", "Make a checkpoint from the parameters of a policy trained elsewhere."),

@@ -1,11 +1,12 @@
-"""Options that `pretrain` and `finetune` share, and how they become one tree of settings."""
+"""Options that `pretrain`, `finetune` and `train` share, and how they become one tree of settings."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,15 @@ def recipe_of(dataset: str | None) -> str | None:
     return None
 
 
+def recipe_of_env(env: str | None) -> str | None:
+    """The recipe from scratch named after an environment (`HalfCheetah-v5`: scratch/halfcheetah), said on stderr; or None."""
+    name = "scratch/" + re.sub(r"-v\d+$", "", (env or "").rpartition(":")[2]).lower()
+    if name not in recipe.available():
+        return None
+    click.echo(f"recipe: {name}, as the environment's name is (--recipe scratch/published for the published scale)", err=True)
+    return name
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Ctrl-C (or SIGTERM) ends in the command that goes on from the last saved state, exit code 130."""
@@ -63,14 +73,20 @@ def interruptible() -> Iterator[None]:
 def conclude(path: Path, next_command: str) -> None:
     """Describe the new checkpoint beside its run, and print (stdout) its path, its result and what to type next."""
     from flowft import checkpoint
-    from flowft.report import card, stats
+    from flowft.report import card
     from flowft.train import runlog
 
     content = checkpoint.load(path, "policy checkpoint")
     card.write(runlog.folder(path.stem) / "README.md", card.card(content, path.stem, command_line()))
     result = content["evaluation"]
-    click.echo(f"{path}: " + (f"success {stats.percent(result['successes'], result['episodes'])}" if result else "not evaluated"))
+    click.echo(f"{path}: " + (_score(result) if result else "not evaluated"))
     click.echo(f"next: {next_command}")
+
+
+def _score(result: Mapping[str, Any]) -> str:
+    from flowft.report import stats
+
+    return f"success {stats.percent(result['successes'], result['episodes'])}, mean return {result['return']:.2f}"
 
 
 def command_line() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -26,16 +26,16 @@ class Config:
 
 
 class Mixture:
-    """Draws batches from a demonstrations' replay and the online one."""
+    """Draws batches from a demonstrations' replay and the online one; from scratch there are no demonstrations (None)."""
 
-    def __init__(self, offline: Replay, online: Replay, config: Config) -> None:
+    def __init__(self, offline: Replay | None, online: Replay, config: Config) -> None:
         self.offline, self.online, self.config = offline, online, config
 
     def sample(self, batch_size: int, horizon: int, step: int, n_step: int | None = None) -> Batch:
         """`batch_size` chunks, exactly `offline_count` of them demonstrations."""
         count = self.offline_count(batch_size, step)
         parts = []
-        if count:
+        if count and self.offline is not None:
             parts.append(self.offline.sample(count, horizon, offline=True, n_step=n_step))
         if count < batch_size:
             parts.append(self.online.sample(batch_size - count, horizon, offline=False, n_step=n_step))
@@ -43,15 +43,29 @@ class Mixture:
 
     def offline_count(self, batch_size: int, step: int) -> int:
         """How many chunks of a batch are demonstrations at environment step `step`."""
+        if self.offline is None:
+            return 0
         if len(self.online) == 0:
             return batch_size
         return round(self.share(step) * batch_size)
 
     def share(self, step: int) -> float:
         c = self.config
+        if self.offline is None:
+            return 0.0
         if isinstance(c.offline_share, str):
             return len(self.offline) / (len(self.offline) + len(self.online))
         if c.offline_share_end is None:
             return c.offline_share
         done = min(1.0, step / max(1, c.offline_share_steps))
         return c.offline_share + done * (c.offline_share_end - c.offline_share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The online replay and both random states; the demonstrations are read again."""
+        state: dict[str, Any] = {"online": self.online.state_dict()}
+        return state if self.offline is None else state | {"offline_rng": self.offline.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.online.load_state_dict(state["online"])
+        if self.offline is not None:
+            self.offline.generator.set_state(state["offline_rng"].cpu())

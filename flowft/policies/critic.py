@@ -26,7 +26,7 @@ class Critic(nn.Module):
         super().__init__()
         sizes = [observation_dim + chunk_dim, *config.hidden, 1]
         n = config.ensemble
-        self.weight = nn.ParameterList(_xavier(n, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.weight = nn.ParameterList(xavier(n, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(n, 1, b)) for b in sizes[1:])
         self.scale = nn.ParameterList(nn.Parameter(torch.ones(n, 1, b)) for b in config.hidden)
         self.shift = nn.ParameterList(nn.Parameter(torch.zeros(n, 1, b)) for b in config.hidden)
@@ -42,6 +42,7 @@ class Critic(nn.Module):
         return torch.baddbmm(self.bias[-1], x, self.weight[-1]).squeeze(-1)
 
 
-def _xavier(members: int, n_in: int, n_out: int) -> nn.Parameter:
+def xavier(members: int, n_in: int, n_out: int) -> nn.Parameter:
+    """Weights (E, n_in, n_out), uniform within Glorot's bound."""
     bound = (6 / (n_in + n_out)) ** 0.5
     return nn.Parameter(torch.empty(members, n_in, n_out).uniform_(-bound, bound))

@@ -28,7 +28,8 @@ class GaussianPolicy(Policy):
 
     @classmethod
     def from_settings(cls, spec: Spec, networks: Networks) -> GaussianPolicy:
-        return cls(spec, networks.policy.horizon, networks.actor, networks.policy.atanh_limit, networks.policy.observation_clip)
+        policy = networks.policy
+        return cls(spec, policy.horizon, networks.actor, policy.atanh_limit, policy.observation_clip)
 
     def moments(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """μ and log σ, each (B, D), of raw observations (B, O); log σ lies between its bounds through a tanh."""

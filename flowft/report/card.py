@@ -12,11 +12,17 @@ from flowft import recipe
 from flowft.report.stats import percent
 from flowft.train.settings import Settings
 
+STAGES = {
+    "pretrain": "cloned from demonstrations",
+    "finetune": "fine-tuned online",
+    "train": "learned from scratch",
+    "convert": "converted",
+}
+
 
 def card(content: Mapping[str, Any], name: str, command: str | None = None) -> str:
     """Markdown for a loaded policy checkpoint called `name`; `command`: the command line that made it."""
-    stages = {"pretrain": "cloned from demonstrations", "finetune": "fine-tuned online", "convert": "converted"}
-    stage = stages.get(content["stage"], content["stage"])
+    stage = STAGES.get(content["stage"], content["stage"])
     sections = [
         f"# {name}\n\nA {content.get('policy_kind', 'flow')} policy, {stage} with flowft {content['versions'].get('flowft', '?')}.",
         "## Result\n\n" + _result(content["evaluation"], name),
@@ -65,13 +71,15 @@ def _spec(spec: Mapping[str, Any], policy: Mapping[str, Any], kind: str) -> str:
 
 
 def _origin(content: Mapping[str, Any]) -> str:
+    environment = f" Environment {content['env']['family']}:{content['env']['id']}." if content["env"] else " No environment."
+    unit = "updates" if content["stage"] == "pretrain" else "online environment steps"
     data = content["dataset"]
     if data is None:
-        return f"Parameters in {content['origin']['path']}, {content['origin']['format']}, sha256 `{content['origin']['hash']}`."
+        if content["stage"] == "convert":
+            return f"Parameters in {content['origin']['path']}, {content['origin']['format']}, sha256 `{content['origin']['hash']}`."
+        return f"Rewards alone: no demonstrations.{environment} {content['step']} {unit}."
     text = f"{data['episodes']} episodes ({data['steps']} steps) of {data['id']}, {data['format']}, sha256 `{data['hash']}`."
     text += "".join(f" Note: {note}." for note in data["notes"])
-    unit = "online environment steps" if content["stage"] == "finetune" else "updates"
-    environment = f" Environment {content['env']['family']}:{content['env']['id']}." if content["env"] else " No environment."
     return f"{text}{environment} {content['step']} {unit}."
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0b6e99", "#d1495b", "#3d8b37", "#8f5aa8", "#c47f17", "#5b6770")
 # What may differ between the seeds of one experiment.
+ONLINE = ("finetune", "train")  # stages whose steps are the environment's
 SEED_KEYS = ("seed", "device", "threads", "wandb")
 
 
@@ -37,7 +38,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line with its band; `start` is the level of the cloned policy (the evaluation at online step 0)."""
+    """One line with its band; `start` is the level of the cloned policy (the evaluation at online step 0); from scratch there is none."""
 
     label: str
     steps: tuple[int, ...]
@@ -53,7 +54,7 @@ def read_run(folder: Path) -> Run:
     rows: dict[tuple[str, int], Mapping[str, Any]] = {}
     episodes: list[Mapping[str, Any]] = []
     for row in read_rows(folder):
-        if row.get("kind") == "eval" and row.get("stage", "finetune") == "finetune":
+        if row.get("kind") == "eval" and row.get("stage", "finetune") in ONLINE:
             rows["eval", int(row["step"])] = row  # a run that went on after a kill repeats a step: the later row counts
         elif row.get("kind") == "episode":
             episodes.append(row)
@@ -189,7 +190,8 @@ def _value(row: Mapping[str, Any], kind: str) -> float:
 
 def _start(run: Run, kind: str) -> float | None:
     first = run.evaluations[0]
-    return _value(first, kind) if int(first["step"]) == 0 else None
+    cloned = first.get("stage", "finetune") == "finetune"  # from scratch the first policy is an untrained one
+    return _value(first, kind) if cloned and int(first["step"]) == 0 else None
 
 
 def _common_name(names: Sequence[str]) -> str:
@@ -240,7 +242,7 @@ def _draw_training(axes: Axes, run: Run, window: int = 50) -> None:
 
 
 def _dress(axes: Axes, lines: Sequence[Curve], kind: str) -> None:
-    axes.set_xlabel("online environment steps")
+    axes.set_xlabel("online environment steps" if any(curve.start is not None for curve in lines) else "environment steps")
     axes.set_ylabel("success rate (%)" if kind == "success" else "return")
     if kind == "success":
         axes.set_ylim(-2, 102)

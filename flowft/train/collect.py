@@ -13,6 +13,7 @@ from flowft.data.spec import Array
 from flowft.envs.vector import Vector
 from flowft.errors import EnvError
 from flowft.policies.base import Policy
+from flowft.policies.uniform import Uniform
 
 
 class Finished(NamedTuple):
@@ -39,9 +40,12 @@ class Lane:
 class Collector:
     """Steps every environment with the policy's noisy rollout and writes what happens to the replay."""
 
-    def __init__(self, vector: Vector, policy: Policy, replay: Replay, seed: int) -> None:
+    def __init__(self, vector: Vector, policy: Policy, replay: Replay, seed: int, random_steps: int = 0) -> None:
+        """`random_steps`: of all lanes together, taken at first with uniformly random actions."""
         self.vector, self.policy, self.replay, self.seed = vector, policy, replay, seed
+        self.uniform, self.random_steps = Uniform(policy.spec, policy.horizon, None), random_steps
         self.episodes = 0
+        self.taken = 0  # steps of all lanes
         self.stream = torch.Generator().manual_seed(seed)
         self.lanes: list[Lane] = []
 
@@ -54,14 +58,16 @@ class Collector:
         self._think()
         actions = np.stack([lane.queue.pop(0) for lane in self.lanes])
         steps = self.vector.step(actions)
+        self.taken += len(actions)
         return [ended for i, lane in enumerate(self.lanes) if (ended := self._took(i, lane, actions[i], *(column[i] for column in steps)))]
 
     def _think(self) -> None:
         """A new chunk for every lane that has none left."""
         empty = [lane for lane in self.lanes if not lane.queue]
         if empty:
-            x0, noise = self.policy.draw(len(empty), self.stream)
-            chunks = self.policy.unit_chunk(np.stack([lane.observation for lane in empty]), x0, noise)
+            policy = self.policy if self.taken >= self.random_steps else self.uniform
+            x0, noise = policy.draw(len(empty), self.stream)
+            chunks = policy.unit_chunk(np.stack([lane.observation for lane in empty]), x0, noise)
             for lane, chunk in zip(empty, chunks, strict=True):
                 lane.queue = list(chunk)
 
@@ -97,7 +103,7 @@ class Collector:
             }
             for lane in self.lanes
         ]  # fmt: skip
-        return {"episodes": self.episodes, "rng": self.stream.get_state(), "lanes": lanes}
+        return {"episodes": self.episodes, "taken": self.taken, "rng": self.stream.get_state(), "lanes": lanes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replay each lane's actions from its seed; the simulator must come to the state that was saved."""
@@ -106,7 +112,7 @@ class Collector:
                 f"this run was started with {len(state['lanes'])} environments, not {self.vector.count}",
                 f"--set finetune.envs={len(state['lanes'])}",
             )
-        self.episodes = state["episodes"]
+        self.episodes, self.taken = state["episodes"], state.get("taken", 0)  # older runs did not count
         self.stream.set_state(state["rng"].cpu())
         self.lanes = []
         for i, saved in enumerate(state["lanes"]):

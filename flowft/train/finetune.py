@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -19,10 +19,10 @@ from flowft.envs import base
 from flowft.envs.vector import Vector
 from flowft.errors import CheckpointError, DataError, EnvError, UsageError
 from flowft.policies import policy as policies
-from flowft.train.collect import Collector
+from flowft.train.collect import Collector, Finished
 from flowft.train.evaluate import Evaluator
 from flowft.train.nonfinite import Watch
-from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, other_versions, to_device
+from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, other_versions, require_stage, to_device
 from flowft.train.runlog import Progress, RunFolder, say
 from flowft.train.settings import Settings, reward_transform, split, without_knobs
 
@@ -54,6 +54,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     settings = Settings.read(recipe.merge(_recipe_of(content, tree), tree))
     name = name or f"{path.stem}-finetuned"
     algorithm = registry.get("algos", settings.algo)
+    require_stage(settings.algo, algorithm, from_scratch=False)
     parts = sections(settings)
     loop: Loop = parts["loop"]
     if settings.diagnostics.gradients and not hasattr(algorithm, "actor_loss"):
@@ -103,8 +104,29 @@ def sections(settings: Settings) -> dict[str, Any]:
     return split(settings, "finetune", {"loop": Loop, "mixture": mixture.Config})
 
 
+class Pace(Protocol):
+    """How much is done when: what `Run` reads from a loop's settings."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def start_updates(self) -> int: ...
+    @property
+    def start_actor(self) -> int: ...
+    @property
+    def updates_per_step(self) -> float: ...
+    @property
+    def actor_every(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def n_step(self) -> int | None: ...
+    @property
+    def log_every(self) -> int: ...
+
+
 class Run:
-    """The loop and its counters."""
+    """The loop and its counters, for fine-tuning and for training from scratch."""
 
     def __init__(
         self,
@@ -114,7 +136,7 @@ class Run:
         collector: Collector,
         data: mixture.Mixture,
         evaluator: Evaluator,
-        loop: Loop,
+        loop: Pace,
         publish: Callable[[int, Mapping[str, Any]], None],
         diagnose: diagnostics.Config,
     ) -> None:
@@ -129,26 +151,27 @@ class Run:
         self.actor_updates = 0
         self.evaluated = 0  # actor updates of the policy that `latest` is about
         self.latest: dict[str, Any] = {}  # evaluation
-        self.recent: deque[bool] = deque(maxlen=50)  # successes of training episodes, for the progress line
+        self.metrics: dict[str, Any] = {}  # each as of the last update that gave it: the actor learns less often than the critic
+        self.recent: deque[Finished] = deque(maxlen=50)  # training episodes, for the progress line
 
     def go(self, eval_every: int) -> None:
         """Collect, update, evaluate, save, until `steps`."""
         self._begin()
-        clock, progress = Clock(), Progress("finetune", self.loop.steps, self.step, "step")
+        clock, progress = Clock(), Progress(self.folder.stage, self.loop.steps, self.step, "step")
         while self.step < self.loop.steps:
             lanes = self.collector.vector.count
             for ended in self.collector.step():
-                self.recent.append(ended.success)
+                self.recent.append(ended)
                 self.folder.write("episode", self.step + lanes, {"return": ended.total, "success": ended.success, "length": ended.length})
             before, self.step = self.step, self.step + lanes
-            metrics = self._update()
+            self._update()
             if self.watch.verdict:
                 self._save()
                 raise self.watch.verdict
             progress.advance(self.step, lanes)
-            if metrics and crossed(before, self.step, self.loop.log_every):
-                self.folder.write("train", self.step, metrics)
-            if self.diagnose.gradients and metrics and self.batch and crossed(before, self.step, self.diagnose.every):
+            if self.metrics and crossed(before, self.step, self.loop.log_every):
+                self.folder.write("train", self.step, self.metrics)
+            if self.diagnose.gradients and self.batch and crossed(before, self.step, self.diagnose.every):
                 self.folder.write("gradients", self.step, diagnostics.gradients(self.algo, self.batch, self.diagnose.elements))
             if (eval_every and crossed(before, self.step, eval_every)) or self.step >= self.loop.steps:
                 self._evaluate(progress)
@@ -159,9 +182,8 @@ class Run:
                 raise KeyboardInterrupt
         progress.close()
 
-    def _update(self) -> dict[str, Any]:
-        """As many updates as this step owes. Returns the last one's metrics."""
-        metrics: dict[str, Any] = {}
+    def _update(self) -> None:
+        """As many updates as this step owes."""
         owed = int(max(0, self.step - self.loop.start_updates) * self.loop.updates_per_step)
         while self.updates < owed:
             batch = self.data.sample(self.loop.batch_size, self.algo.policy.horizon, self.step, self.loop.n_step)
@@ -171,8 +193,7 @@ class Run:
             self.batch = to_device(batch, self.device)
             now = self.algo.update(self.batch, actor=actor)
             self.watch.see(self.step, self.batch, now)
-            metrics |= now
-        return metrics
+            self.metrics |= now
 
     def _evaluate(self, progress: Progress) -> None:
         if self.actor_updates != self.evaluated:  # the same policy on the same seeds gives the same numbers
@@ -180,16 +201,14 @@ class Run:
             self.evaluated = self.actor_updates
         self.folder.write("eval", self.step, self.latest)
         self.publish(self.step, self.latest)
-        training = f", last {len(self.recent)} training episodes {sum(self.recent)}" if self.recent else ""
-        progress.say(f"step {self.step}: {_score(self.latest)}{training}")
+        progress.say(f"step {self.step}: {_score(self.latest)}{_training(self.recent)}")
 
     def _begin(self) -> None:
         if saved := self.folder.saved():
             for name in _COUNTERS:
-                setattr(self, name, saved[name])
+                setattr(self, name, saved.get(name, getattr(self, name)))  # older runs kept no metrics
             self.algo.load_state_dict(saved["algo"])
-            self.data.online.load_state_dict(saved["online"])
-            self.data.offline.generator.set_state(saved["offline_rng"])
+            self.data.load_state_dict(saved)
             self.collector.load_state_dict(saved["collector"])
             self.watch.in_a_row = dict(saved.get("nonfinite", {}))  # states of older versions lack it
             say(f"continuing at step {self.step}")
@@ -197,7 +216,8 @@ class Run:
         self.collector.begin()
         self.latest = self.evaluator(self.algo.acting).row()
         self.folder.write("eval", 0, self.latest)
-        say(f"step 0 (the policy as it came): {_score(self.latest)}")
+        came = "untrained" if self.folder.stage == "train" else "the policy as it came"
+        say(f"step 0 ({came}): {_score(self.latest)}")
         self._save()
 
     def _save(self) -> None:
@@ -205,17 +225,23 @@ class Run:
         self.folder.save(
             {
                 **{name: getattr(self, name) for name in _COUNTERS}, "algo": self.algo.state_dict(),
-                "online": self.data.online.state_dict(), "offline_rng": self.data.offline.generator.get_state(),
-                "collector": self.collector.state_dict(), "nonfinite": self.watch.in_a_row,
+                "collector": self.collector.state_dict(), "nonfinite": self.watch.in_a_row, **self.data.state_dict(),
             }
         )  # fmt: skip
 
 
-_COUNTERS = ("step", "updates", "actor_updates", "evaluated", "latest")
+_COUNTERS = ("step", "updates", "actor_updates", "evaluated", "latest", "metrics")
 
 
 def _score(row: Mapping[str, Any]) -> str:
     return f"{row['successes']}/{row['episodes']} successes, mean return {row['return']:.1f}, length {row['length']:.0f}"
+
+
+def _training(recent: Sequence[Finished]) -> str:
+    if not recent:
+        return ""
+    mean = sum(ended.total for ended in recent) / len(recent)
+    return f"; last {len(recent)} training episodes: {sum(ended.success for ended in recent)} successes, mean return {mean:.1f}"
 
 
 def crossed(before: int, after: int, every: int) -> bool:
@@ -247,7 +273,7 @@ def same_dataset(content: Mapping[str, Any], settings: Settings, path: Path) -> 
     before = content["dataset"]
     named = settings.dataset or (before["id"] if before else None)
     if named is None:
-        raise DataError(f"{path} was converted and knows no demonstrations", f"flowft finetune --ckpt {path} --dataset ID|PATH --env ENV")
+        raise DataError(f"{path} knows no demonstrations to go on with", f"flowft finetune --ckpt {path} --dataset ID|PATH --env ENV")
     dataset = source.load(named, settings.data)
     if before and settings.dataset == before["id"] and dataset.hash != before["hash"]:
         raise DataError(

@@ -18,7 +18,7 @@ from flowft.policies import policy as policies
 from flowft.train.evaluate import evaluate
 from flowft.train.finetune import sections
 from flowft.train.nonfinite import Watch
-from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, to_device
+from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, require_stage, to_device
 from flowft.train.runlog import Progress, RunFolder, say
 from flowft.train.settings import Settings, reward_transform, split
 
@@ -47,6 +47,7 @@ def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
     if settings.dataset is None:
         raise UsageError("no dataset was named", "flowft pretrain --dataset scripted/lift")
     algorithm = registry.get("algos", settings.algo)
+    require_stage(settings.algo, algorithm, from_scratch=False)
     loop, config = split(settings, "pretrain", {"loop": Loop}).values()
     sections(settings)  # a misspelt finetune setting must not wait until the policy has been cloned
     where = device.resolve(settings.device)

@@ -17,6 +17,7 @@ import flowft
 from flowft import recipe
 from flowft.data.spec import Batch, Dataset, EnvSpec
 from flowft.envs import base
+from flowft.errors import UsageError
 from flowft.policies.base import Policy
 from flowft.train.settings import Settings
 
@@ -76,6 +77,15 @@ def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | No
     if found is not None and settings.data.observation and not found.observation:
         found = replace(found, observation=settings.data.observation)
     return found
+
+
+def require_stage(name: str, algorithm: Any, from_scratch: bool) -> None:
+    """An algorithm learns from demonstrations or from scratch: the wrong command is a mistake to be told of."""
+    if getattr(algorithm, "from_scratch", False) == from_scratch:
+        return
+    if from_scratch:
+        raise UsageError(f"{name} starts from demonstrations; `train` has none", "--set algo=sac_flow_scratch")
+    raise UsageError(f"{name} learns from scratch, without demonstrations", "flowft train --env ENV, or --set algo=sac_flow")
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

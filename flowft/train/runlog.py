@@ -1,7 +1,8 @@
 """A run's folder: runs/NAME/{recipe.yaml, metrics.jsonl, state.pt, tensorboard/}.
 
 metrics.jsonl holds no clock times: the same seed on the same device writes the same file. Its rows are
-{"kind": "train" | "episode" | "eval" | "gradients" | "nonfinite", "stage": "pretrain" | "finetune", "step": …, values}.
+{"kind": "train" | "episode" | "eval" | "gradients" | "nonfinite", "stage": "pretrain" | "finetune" | "train",
+"step": …, values}.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Reward:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a recipe may say. `pretrain` and `finetune` are split between their loop and the algorithm."""
+    """Everything that a recipe may say. `pretrain`, `finetune` and `train` are split between their loop and the algorithm."""
 
     dataset: str | None = None  # id or path
     env: str | None = None  # None: the environment that the dataset was made in
@@ -54,6 +54,7 @@ class Settings:
     actor: actor.Config = field(default_factory=actor.Config)  # of an actor that is no flow
     pretrain: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
     eval: evaluate.Config = field(default_factory=evaluate.Config)
     diagnostics: diagnostics.Config = field(default_factory=diagnostics.Config)
 

@@ -1,0 +1,27 @@
+"""`flowft train --env ENV`."""
+
+from __future__ import annotations
+
+import click
+
+from flowft.cli import options
+
+
+@click.command()
+@options.training
+def train(
+    recipe_name: str | None, assignments: tuple[str, ...], seed: int | None, device: str | None, env: str | None, name: str | None
+) -> None:
+    """Learn a flow policy from scratch, from rewards alone.
+
+    An environment that a recipe is named after (`flowft train --env HalfCheetah-v5`: scratch/halfcheetah) brings that
+    recipe along; any other starts at the published scale. Writes checkpoints/NAME.pt and runs/NAME/. NAME is the
+    environment's unless --name says otherwise. The same command continues a run that was interrupted.
+    """
+    recipe_name = recipe_name or options.recipe_of_env(env)
+    tree = options.tree(recipe_name, assignments, seed=seed, device=device, env=env)
+    with options.interruptible():
+        from flowft.train import scratch as stage
+
+        path = stage.train(tree, name)
+    options.conclude(path, f"flowft plot {path.stem} --kind return --out {path.stem}.png")
