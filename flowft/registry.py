@@ -23,10 +23,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "policies": {
         "flow": "flowft.policies.policy:FlowPolicy",
         "gaussian": "flowft.policies.gaussian:GaussianPolicy",
+        "flow_released": "flowft.policies.flow_released:ReleasedFlowPolicy",
     },
     "algos": {
         "flow_bc": "flowft.algos.flow_bc:FlowBC",
         "sac_flow": "flowft.algos.sac_flow:SACFlow",
+        "sac_flow_released": "flowft.algos.sac_flow_released:ReleasedSACFlow",
     },
     # A source is a module with `matches`, `locate`, `load` and friends: see flowft/data/source.py.
     "sources": {

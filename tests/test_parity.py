@@ -12,11 +12,11 @@ import torch
 
 import flowft
 from flowft import checkpoint, recipe
-from flowft.policies import critic as critics
 from flowft.algos.flow_bc import flow_matching_loss
 from flowft.algos.sac_flow import Config, SACFlow
 from flowft.convert import Sizes, sacflow_npz
 from flowft.data.spec import Batch
+from flowft.policies import critic as critics
 from flowft.policies.policy import FlowPolicy
 
 from . import published

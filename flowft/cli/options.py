@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ def training(command: F) -> F:
     """--recipe, --set, --seed, --device, --env, --name."""
     for option in reversed(
         [
-            click.option("--recipe", "recipe_name", metavar="NAME|FILE", help="Settings that differ from the defaults (YAML)."),
+            click.option("--recipe", "recipes", multiple=True, metavar="NAME|FILE", help="Settings (YAML). Repeatable: later ones win."),
             click.option("--set", "assignments", multiple=True, metavar="A.B=V", help="One setting; wins over the recipe. Repeatable."),
             click.option("--seed", type=int, help="Seed of everything random in this run."),
             click.option("--device", metavar="DEVICE", help="auto (the default), cpu, cuda or cuda:N."),
@@ -32,24 +32,30 @@ def training(command: F) -> F:
     return command
 
 
-def tree(recipe_name: str | None, assignments: tuple[str, ...], **given: Any) -> recipe.Tree:
-    """The recipe, then --set, then the options that were given (None: not given); later ones win."""
-    named = recipe.read(recipe_name) if recipe_name else {}
-    assigned = recipe.from_assignments(assignments)
-    network = assigned.get("policy", {}).get("network")
-    if network and network != named.get("policy", {}).get("network"):
-        named.get("policy", {}).pop("net", None)  # the settings of another network
-    return recipe.merge(named, assigned, {key: value for key, value in given.items() if value is not None})
+def tree(recipes: Sequence[str], assignments: tuple[str, ...], **given: Any) -> recipe.Tree:
+    """The recipes, then --set, then the options that were given (None: not given); later ones win."""
+    out: recipe.Tree = {}
+    for layer in [*map(recipe.read, recipes), recipe.from_assignments(assignments)]:
+        network = _network(layer)
+        if network and network != _network(out) and isinstance(out.get("policy"), dict):
+            out["policy"].pop("net", None)  # the settings of another network
+        out = recipe.merge(out, layer)
+    return recipe.merge(out, {key: value for key, value in given.items() if value is not None})
 
 
-def recipe_of(dataset: str | None) -> str | None:
-    """The recipe named after a dataset id or its task (`robomimic/can/mh`: robomimic/can), said on stderr; None if there is none."""
+def _network(layer: recipe.Tree) -> Any:
+    policy = layer.get("policy")
+    return policy.get("network") if isinstance(policy, dict) else None
+
+
+def recipe_of(dataset: str | None) -> list[str]:
+    """The recipe named after a dataset id or its task (`robomimic/can/mh`: robomimic/can), said on stderr; empty if there is none."""
     names = recipe.available()
     for name in (dataset or "", (dataset or "").rpartition("/")[0]):
         if name in names:
             click.echo(f"recipe: {name}, as the dataset's name is (--recipe NAME for another)", err=True)
-            return name
-    return None
+            return [name]
+    return []
 
 
 @contextlib.contextmanager
