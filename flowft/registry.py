@@ -25,6 +25,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gaussian": "flowft.policies.gaussian:GaussianPolicy",
         "one_step": "flowft.policies.one_step:OneStepPolicy",
         "best_of_n": "flowft.policies.best_of_n:BestOfNPolicy",
+        "flow_released": "flowft.policies.flow_released:ReleasedFlowPolicy",
     },
     "algos": {
         "flow_bc": "flowft.algos.flow_bc:FlowBC",
@@ -34,6 +35,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "rlpd": "flowft.algos.rlpd:RLPD",
         "sac_flow_scratch": "flowft.algos.crossq:SACFlowScratch",
         "sac_scratch": "flowft.algos.crossq:SACScratch",
+        "sac_flow_released": "flowft.algos.sac_flow_released:ReleasedSACFlow",
     },
     # A source is a module with `matches`, `locate`, `load` and friends: see flowft/data/source.py.
     "sources": {

@@ -17,7 +17,9 @@ from flowft.errors import UsageError
 @click.option("--variant", "variants", multiple=True, metavar="'NAME=ALGO KEY=VALUE …'", help="One more row of the table. Repeatable.")
 @click.option("--seeds", default="0", show_default=True, metavar="N,N,…", help="Each algorithm runs with each of them.")
 @click.option("--steps", type=click.IntRange(min=1), help="Online environment steps of each run; the recipe's without it.")
-@click.option("--recipe", "recipe_name", metavar="NAME|FILE", help="Settings that all share; without it the one named after the dataset.")
+@click.option(
+    "--recipe", "recipes", multiple=True, metavar="NAME|FILE", help="Settings that all share; without it the dataset's. Repeatable."
+)
 @click.option("--set", "assignments", multiple=True, metavar="A.B=V", help="One setting for all of them. Repeatable.")
 @click.option("--device", metavar="DEVICE", help="auto (the default), cpu, cuda or cuda:N.")
 @click.option("--name", help="What the names of the runs begin with; the dataset's without it.")
@@ -27,7 +29,7 @@ from flowft.errors import UsageError
 @click.option("--goal", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="The level whose first step the table tells.")
 @click.option("--report-only", is_flag=True, help="Train nothing; report on what is there.")
 def compare(
-    dataset: str, algos: str | None, variants: tuple[str, ...], seeds: str, steps: int | None, recipe_name: str | None,
+    dataset: str, algos: str | None, variants: tuple[str, ...], seeds: str, steps: int | None, recipes: tuple[str, ...],
     assignments: tuple[str, ...], device: str | None, name: str | None, out: Path, goal: float, report_only: bool,
 ) -> None:  # fmt: skip
     """Run several algorithms on one dataset with the same seeds; write one table and one plot.
@@ -40,7 +42,6 @@ def compare(
     are left alone, so the same command continues a killed comparison. To use more cores, start it once per seed and
     then with all seeds and --report-only.
     """
-    recipe_name = recipe_name or options.recipe_of(dataset)
     given = recipe.merge(recipe.from_assignments(assignments), {"dataset": dataset})
     given = recipe.merge(given, {"device": device} if device else {}, {"finetune": {"steps": steps}} if steps else {})
     with options.interruptible():
@@ -53,7 +54,7 @@ def compare(
 
         plots.require_matplotlib("flowft compare")  # before hours of training, not after them
         rows = comparison.entries(algos, variants)
-        named = recipe.read(recipe_name) if recipe_name else {}
+        named = options.tree(recipes or options.recipe_of(dataset), ())
         todo = comparison.parts(named, given, rows, _numbers(seeds), name or default_name(dataset))
         folders = {entry.label: [runlog.folder(part.online) for part in todo if part.entry.label == entry.label] for entry in rows}
 

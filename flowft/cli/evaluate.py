@@ -71,9 +71,9 @@ def _run(
     for difference in other_versions(content):
         click.echo(f"note: {difference}: the same actions may lead elsewhere", err=True)
     spec = base.parse(env) if env else EnvSpec.from_tree(content["env"])
-    config = recipe.build(evaluation.Config, {"episodes": episodes, "seed": seed, "envs": envs}, "eval")
+    config = recipe.build(evaluation.Config, {"episodes": episodes, "seed": seed, "envs": envs, "stochastic": stochastic}, "eval")
     policy = from_checkpoint(content).to(resolve(device))
-    found = evaluation.evaluate(policy, spec, config, stochastic, video)
+    found = evaluation.evaluate(policy, spec, config, video)
     row = found.row()
     if content["dataset"] and content["dataset"]["id"].startswith("d4rl/") and env is None:
         row |= {"normalized_score": normalized_score(content["dataset"]["id"], row["return"])}

@@ -14,7 +14,7 @@ from flowft.cli import options
 @click.option("--dataset", metavar="ID|PATH", help="Demonstrations; a converted checkpoint knows none, others know theirs.")
 @options.training
 def finetune(
-    ckpt: str, dataset: str | None, recipe_name: str | None, assignments: tuple[str, ...], seed: int | None, device: str | None,
+    ckpt: str, dataset: str | None, recipes: tuple[str, ...], assignments: tuple[str, ...], seed: int | None, device: str | None,
     env: str | None, name: str | None,
 ) -> None:  # fmt: skip
     """Improve a checkpoint online; the same command continues a killed run.
@@ -22,7 +22,7 @@ def finetune(
     Needs nothing but --ckpt: environment, demonstrations and settings travel with the checkpoint. What is given here
     wins over them. Writes checkpoints/NAME.pt and runs/NAME/.
     """
-    tree = options.tree(recipe_name, assignments, dataset=dataset, seed=seed, device=device, env=env)
+    tree = options.tree(recipes, assignments, dataset=dataset, seed=seed, device=device, env=env)
     with options.interruptible():
         from flowft.train import finetune as stage
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ def training(command: F) -> F:
     """--recipe, --set, --seed, --device, --env, --name."""
     for option in reversed(
         [
-            click.option("--recipe", "recipe_name", metavar="NAME|FILE", help="Settings that differ from the defaults (YAML)."),
+            click.option("--recipe", "recipes", multiple=True, metavar="NAME|FILE", help="Settings (YAML). Repeatable: later ones win."),
             click.option("--set", "assignments", multiple=True, metavar="A.B=V", help="One setting; wins over the recipe. Repeatable."),
             click.option("--seed", type=int, help="Seed of everything random in this run."),
             click.option("--device", metavar="DEVICE", help="auto (the default), cpu, cuda or cuda:N."),
@@ -33,30 +33,32 @@ def training(command: F) -> F:
     return command
 
 
-def tree(recipe_name: str | None, assignments: tuple[str, ...], **given: Any) -> recipe.Tree:
-    """The recipe, then --set, then the options that were given (None: not given); later ones win."""
-    named = recipe.read(recipe_name) if recipe_name else {}
+def tree(recipes: Sequence[str], assignments: tuple[str, ...], **given: Any) -> recipe.Tree:
+    """The recipes, then --set, then the options that were given (None: not given); later ones win."""
+    named: recipe.Tree = {}
+    for name in recipes:
+        named = recipe.assemble(named, recipe.read(name))
     options = {key: value for key, value in given.items() if value is not None}
     return recipe.assemble(named, recipe.merge(recipe.from_assignments(assignments), options))
 
 
-def recipe_of(dataset: str | None) -> str | None:
-    """The recipe named after a dataset id or its task (`robomimic/can/mh`: robomimic/can), said on stderr; None if there is none."""
+def recipe_of(dataset: str | None) -> list[str]:
+    """The recipe named after a dataset id or its task (`robomimic/can/mh`: robomimic/can), said on stderr; empty if there is none."""
     names = recipe.available()
     for name in (dataset or "", (dataset or "").rpartition("/")[0]):
         if name in names:
             click.echo(f"recipe: {name}, as the dataset's name is (--recipe NAME for another)", err=True)
-            return name
-    return None
+            return [name]
+    return []
 
 
-def recipe_of_env(env: str | None) -> str | None:
-    """The recipe from scratch named after an environment (`HalfCheetah-v5`: scratch/halfcheetah), said on stderr; or None."""
+def recipe_of_env(env: str | None) -> list[str]:
+    """The recipe from scratch named after an environment (`HalfCheetah-v5`: scratch/halfcheetah), said on stderr; or none."""
     name = "scratch/" + re.sub(r"-v\d+$", "", (env or "").rpartition(":")[2]).lower()
     if name not in recipe.available():
-        return None
+        return []
     click.echo(f"recipe: {name}, as the environment's name is (--recipe scratch/published for the published scale)", err=True)
-    return name
+    return [name]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from flowft.cli import options
 @click.option("--dataset", metavar="ID|PATH", help="Dataset id (`flowft data list`) or file; wins over the recipe's.")
 @options.training
 def pretrain(
-    dataset: str | None, recipe_name: str | None, assignments: tuple[str, ...], seed: int | None, device: str | None,
+    dataset: str | None, recipes: tuple[str, ...], assignments: tuple[str, ...], seed: int | None, device: str | None,
     env: str | None, name: str | None,
 ) -> None:  # fmt: skip
     """Clone a flow policy from demonstrations and train its critic.
@@ -20,8 +20,7 @@ def pretrain(
     Writes checkpoints/NAME.pt and runs/NAME/. NAME is the dataset's unless --name says otherwise. The same command
     continues a run that was interrupted.
     """
-    recipe_name = recipe_name or options.recipe_of(dataset)
-    tree = options.tree(recipe_name, assignments, dataset=dataset, seed=seed, device=device, env=env)
+    tree = options.tree(recipes or options.recipe_of(dataset), assignments, dataset=dataset, seed=seed, device=device, env=env)
     with options.interruptible():
         from flowft.train import pretrain as stage
 

@@ -10,7 +10,7 @@ from flowft.cli import options
 @click.command()
 @options.training
 def train(
-    recipe_name: str | None, assignments: tuple[str, ...], seed: int | None, device: str | None, env: str | None, name: str | None
+    recipes: tuple[str, ...], assignments: tuple[str, ...], seed: int | None, device: str | None, env: str | None, name: str | None
 ) -> None:
     """Learn a flow policy from scratch, from rewards alone.
 
@@ -18,8 +18,7 @@ def train(
     recipe along; any other starts at the published scale. Writes checkpoints/NAME.pt and runs/NAME/. NAME is the
     environment's unless --name says otherwise. The same command continues a run that was interrupted.
     """
-    recipe_name = recipe_name or options.recipe_of_env(env)
-    tree = options.tree(recipe_name, assignments, seed=seed, device=device, env=env)
+    tree = options.tree(recipes or options.recipe_of_env(env), assignments, seed=seed, device=device, env=env)
     with options.interruptible():
         from flowft.train import scratch as stage
 

@@ -17,6 +17,7 @@ class Policy(nn.Module):
     """Spec, horizon, normaliser, and acting. A kind of policy adds `draw`, `unit_chunk`, and `from_settings` to be built with."""
 
     kind: ClassVar[str]  # its name in the registry and in checkpoints
+    takes: ClassVar[tuple[str, ...]] = ()  # other kinds whose weights are also its own: training can go on from them
 
     def __init__(self, spec: Spec, horizon: int, observation_clip: float | None) -> None:
         super().__init__()

@@ -52,10 +52,11 @@ def _result(evaluation: Mapping[str, Any] | None, name: str) -> str:
     if not evaluation:
         return "Not evaluated."
     count = percent(int(evaluation["successes"]), int(evaluation["episodes"]))
+    how, more = ("with sampling noise", " --stochastic") if evaluation.get("stochastic") else ("noise-free", "")
     return (
         f"{count} successes on {evaluation['env']} (Wilson 95 %), mean return {evaluation['return']:.2f}, "
-        f"mean length {evaluation['length']:.1f} steps; noise-free, evaluation seeds {evaluation['seed']}. One training run.\n\n"
-        f"```bash\nflowft eval {name} --episodes {evaluation['episodes']} --seed {evaluation['seed']}\n```"
+        f"mean length {evaluation['length']:.1f} steps; {how}, evaluation seeds {evaluation['seed']}. One training run.\n\n"
+        f"```bash\nflowft eval {name} --episodes {evaluation['episodes']} --seed {evaluation['seed']}{more}\n```"
     )
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: fixed seeds that training never uses, the noise-free flow, and the same answer for any number of workers."""
+"""Evaluation: fixed seeds that training never uses, noise-free unless told otherwise, the same answer for any number of workers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ class Config:
     every: int = 10_000  # environment steps between evaluations of a fine-tuning run; 0: only at its two ends
     envs: int = 1  # worker processes; the numbers do not depend on it
     seed: int = 0  # which block of evaluation seeds
+    stochastic: bool = False  # act with the noisy rollout, as training does (and as the published code evaluates)
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ValueError(f"episodes is {self.episodes}; it must be at least 1")
+
+    def origin(self) -> dict[str, Any]:
+        """What a checkpoint says of how its evaluation was made."""
+        return {"seed": self.seed, "stochastic": self.stochastic}
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Evaluator:
         self.config, self.env = config, env
         self.vector = Vector(env, min(config.envs, config.episodes))
 
-    def __call__(self, policy: Policy, stochastic: bool = False, frames: Callable[[int, Frame], None] | None = None) -> Evaluation:
+    def __call__(self, policy: Policy, frames: Callable[[int, Frame], None] | None = None) -> Evaluation:
         """Run every episode once. `frames(episode, picture)` is called after each step when given."""
         policy.eval()
         waiting = list(range(self.config.episodes))
@@ -70,7 +75,7 @@ class Evaluator:
                 if lane not in running and waiting:
                     running[lane] = self._start(lane, waiting.pop(0))
             lanes = sorted(running)
-            steps = self.vector.step(np.stack([running[lane].next_action(policy, stochastic) for lane in lanes]), lanes)
+            steps = self.vector.step(np.stack([running[lane].next_action(policy, self.config.stochastic) for lane in lanes]), lanes)
             for i, lane in enumerate(lanes):
                 if frames is not None:
                     frames(running[lane].episode, self.vector.render(lane))
@@ -115,7 +120,7 @@ class Running:
         return bool(terminated or truncated)
 
 
-def evaluate(policy: Policy, env: EnvSpec, config: Config, stochastic: bool = False, video: Path | None = None) -> Evaluation:
+def evaluate(policy: Policy, env: EnvSpec, config: Config, video: Path | None = None) -> Evaluation:
     """Build the environments, run `config.episodes` episodes, close them. `video`: a folder for one film per episode."""
     if video is not None:
         env = dataclasses.replace(env, kwargs={**env.kwargs, "render": True})
@@ -123,9 +128,9 @@ def evaluate(policy: Policy, env: EnvSpec, config: Config, stochastic: bool = Fa
     try:
         base.require_same(policy.spec, evaluator.vector.spec, "this checkpoint", env.id)
         if video is None:
-            return evaluator(policy, stochastic)
+            return evaluator(policy)
         with _Films(video) as films:
-            return evaluator(policy, stochastic, films.add)
+            return evaluator(policy, films.add)
     finally:
         evaluator.close()
 

@@ -69,7 +69,8 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     settings = settings.with_dataset(dataset)
 
     torch.manual_seed(settings.seed)  # of a critic that starts anew
-    policy = policies.from_checkpoint({**content, "recipe": recipe.to_tree(settings)}).to(where)
+    as_trained = {**content, "recipe": recipe.to_tree(settings), "policy_kind": algorithm.policy_kind}
+    policy = policies.from_checkpoint(as_trained).to(where)
     policy.spec = shared_spec(policy.spec, dataset, path)
     algo = algorithm(policy, settings.critic, parts["algo"], settings.seed)
     take_over(algo, content["algo"], loop, path)
@@ -88,7 +89,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
         origin = content["dataset"] or describe(dataset)
 
         def publish(step: int, latest: Mapping[str, Any]) -> None:
-            evaluation = {"env": env.id, "seed": settings.eval.seed, **latest}
+            evaluation = {"env": env.id, **settings.eval.origin(), **latest}
             now = checkpoint_content(settings, "finetune", step, algo.acting, algo.state_dict(), env, origin, evaluation)
             checkpoint.save(out, "policy checkpoint", now)
 
@@ -258,9 +259,9 @@ def _recipe_of(content: Mapping[str, Any], tree: Mapping[str, Any]) -> recipe.Tr
 
 
 def require_same_kind(path: Path, content: Mapping[str, Any], settings: Settings) -> None:
-    """An algorithm goes on with the kind of policy that it trains; another kind's weights mean nothing to it."""
+    """An algorithm goes on with the kind of policy that it trains, or with one whose weights that kind takes."""
     found, wanted = content.get("policy_kind", "flow"), registry.get("algos", settings.algo).policy_kind
-    if found != wanted:
+    if found not in (wanted, *registry.get("policies", wanted).takes):
         made = content["recipe"]["algo"]
         raise UsageError(
             f"{path} holds a {found} policy, pretrained with algo={made}; {settings.algo} trains a {wanted} policy",

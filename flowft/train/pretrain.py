@@ -116,7 +116,7 @@ def finish(folder: RunFolder, name: str, settings: Settings, algo: Any, dataset:
     evaluation = None
     if loop.evaluate and env is not None:
         result = evaluate(algo.policy, env, settings.eval)
-        evaluation = {"env": env.id, "seed": settings.eval.seed, **result.row()}
+        evaluation = {"env": env.id, **settings.eval.origin(), **result.row()}
         folder.write("eval", loop.updates + loop.regularised_updates, result.row())
         say(f"cloned policy: {sum(result.success)}/{len(result.success)} successes, mean return {evaluation['return']:.1f}")
     path = checkpoint.folder() / f"{name}.pt"
