@@ -73,11 +73,14 @@ def from_assignments(assignments: typing.Iterable[str]) -> Tree:
 
 
 def assemble(named: Mapping[str, Any], given: Mapping[str, Any]) -> Tree:
-    """A recipe and what the command line gives, which wins over all of it, the entries of its `algos` section included."""
-    entries = merge(named.get("algos") or {}, given.get("algos") or {})
+    """A recipe and what the command line gives, which wins over all of it, the entries of its `algos` section included.
+
+    What the command line itself gives for one algorithm (`--set algos.rlpd.…`) wins over what it gives for all.
+    """
+    entries, own = named.get("algos") or {}, given.get("algos") or {}
     rest = {key: value for key, value in given.items() if key != "algos"}
-    tree = _overridden(named, rest)
-    return {**tree, "algos": {name: _overridden(entry or {}, rest) for name, entry in entries.items()}} if entries else tree
+    both = {name: _overridden(_overridden(entries.get(name) or {}, rest), own.get(name) or {}) for name in [*entries, *own]}
+    return _overridden(named, rest) | ({"algos": both} if both else {})
 
 
 def for_algorithm(tree: Mapping[str, Any], name: str) -> Tree:

@@ -93,6 +93,9 @@ def test_an_algorithms_entry_is_merged_over_the_rest_and_the_command_line_over_b
     one = recipe.assemble(RECIPE, recipe.from_assignments(["algos.sac_flow.finetune.beta=1"]))
     assert recipe.for_algorithm(one, "sac_flow")["finetune"]["beta"] == 1
     assert "beta" not in recipe.for_algorithm(one, "qc")["finetune"]
+    own = recipe.assemble(RECIPE, recipe.from_assignments(["finetune.beta=1", "algos.sac_flow.finetune.beta=2", "algos.rlpd.seed=3"]))
+    assert recipe.for_algorithm(own, "sac_flow")["finetune"]["beta"] == 2
+    assert recipe.for_algorithm(own, "rlpd") == {"policy": RECIPE["policy"], "finetune": {"steps": 10, "beta": 1}, "seed": 3}
 
 
 def test_an_algorithms_network_does_not_inherit_the_settings_of_another() -> None:

@@ -13,7 +13,8 @@ Metrics = dict[str, torch.Tensor]  # detached scalars, still on the device: read
 
 
 class Algorithm(Protocol):
-    """Knows no environment, no logger and no disk."""
+    """Knows no environment, no logger and no disk. Its class may also hold `defaults`: what it is published with in the
+    recipe's other sections (RLPD's ensemble of 10), which any recipe overrides."""
 
     policy_kind: str  # the kind of policy that it trains, a name in the registry
     policy: Policy
