@@ -109,7 +109,8 @@ def test_what_an_algorithm_is_published_with_lies_under_the_recipe() -> None:
     assert Settings.read({"algo": "rlpd"}).critic.ensemble == 10
     assert Settings.read({"algo": "rlpd", "critic": {"ensemble": 4}}).critic.ensemble == 4
     assert Settings.read({"algo": "qc_fql"}).policy.steps == 10
-    assert Settings.read({}).critic.ensemble == 2
+    assert Settings.read({}).critic.ensemble == 6
+    assert Settings.read({"algo": "qc_fql"}).critic.ensemble == 2
 
 
 @pytest.mark.parametrize(

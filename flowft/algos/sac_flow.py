@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -33,7 +33,7 @@ class Config:
     beta_on: Literal["all", "demonstrations"] = "all"  # which chunks pull: all replayed ones, as published, or only demonstrations
     radius: float | None = 0.05  # how far (RMS per action value) the actor may be from its anchor; None: no trust region
     anchor_rate: float = 0.002  # the anchor follows the actor by this share per actor update
-    act_with: Literal["actor", "average"] = "actor"  # who acts and is evaluated: the actor, or its moving average, the anchor
+    act_with: Literal["actor", "average"] = "average"  # who acts and is evaluated: the actor, or its moving average, the anchor
     least_strength: float = 0.0  # λ never falls below this; 0 lets it vanish while the actor moves little (see recipes/README.md)
     gamma: float = 0.99  # discount per environment step
     tau: float = 0.005  # Q̄ <- (1 − τ)·Q̄ + τ·Q per update
@@ -62,6 +62,8 @@ class SACFlow:
 
     config_type = Config
     policy_kind = "flow"
+    # The smallest of two is no brake where Q is optimistic off the data: PickPlaceCan rises with 6 members, falls with 2 (recipes/README.md).
+    defaults: ClassVar[dict[str, Any]] = {"critic": {"ensemble": 6}}
 
     def __init__(self, policy: FlowPolicy, critic: critics.Config, config: Config, seed: int) -> None:
         self.policy, self.config = policy, config
