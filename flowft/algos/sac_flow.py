@@ -62,7 +62,7 @@ class SACFlow:
 
     config_type = Config
     policy_kind = "flow"
-    # The smallest of two is no brake where Q is optimistic off the data: PickPlaceCan rises with 6 members, falls with 2 (recipes/README.md).
+    # The smaller of two is no brake where Q is optimistic: with 2 members PickPlaceCan falls, with 6 it rises (recipes/README.md).
     defaults: ClassVar[dict[str, Any]] = {"critic": {"ensemble": 6}}
 
     def __init__(self, policy: FlowPolicy, critic: critics.Config, config: Config, seed: int) -> None:
