@@ -19,6 +19,8 @@ SMALL = {
     "flowft finetune": "--set finetune.steps=30 --set finetune.start_updates=15 --set finetune.start_actor=20 --set finetune.batch_size=16",
     "flowft train": "--set train.steps=60 --set train.random_steps=30 --set train.batch_size=16 --set critic.hidden=[32] --device cpu"
     " --set eval.episodes=1 --set max_steps=30",
+    "flowft compare": "--algos sac_flow,rlpd --seeds 0 --steps 30 --set pretrain.updates=10 --set pretrain.batch_size=16 --set max_steps=30"
+    " --set eval.episodes=1 --set finetune.start_updates=15 --set finetune.start_actor=20 --set finetune.batch_size=16 --device cpu",
     "flowft eval": "--episodes 1",
 }
 
