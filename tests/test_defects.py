@@ -179,6 +179,15 @@ def test_the_trust_region_holds() -> None:
     assert far[1] < 0.1 < far[0]
 
 
+def test_the_trust_region_of_regularised_pretraining_is_that_of_the_clone() -> None:
+    """Not of the untrained policy that cloning started from."""
+    algo, data = agent(), batch(64)
+    for _ in range(200):
+        algo.clone(data)
+    assert torch.equal(torch.cat([p.flatten() for p in algo.acting.parameters()]), torch.cat([p.flatten() for p in algo.policy.parameters()]))
+    assert algo.update(data)["anchor_distance"] == 0
+
+
 def test_state_of_the_algorithm_is_complete() -> None:
     """N + N updates equal 2N."""
     config = Config(alpha=0.01, beta=10.0)

@@ -93,8 +93,8 @@ class SACFlow:
     def critic_loss(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
         """Σ over members of (Q(s, a_{1:h}) − y)², y = Σ_{j<n} γ^j r_j + γ^n (1 − terminated)[Q̄(s', a') − α log p_c(a'|s')].
 
-        a' comes from the same noisy rollout as the actor's loss and the behaviour. n = h (or `n_step`) but for a chunk that ends in a
-        terminal state; a chunk cut short by truncation does not count.
+        a' comes from the same noisy rollout as the actor's loss and the behaviour. n = h (or `n_step`) but for a chunk that
+        ends in a terminal state; a chunk cut short by truncation does not count.
         """
         with torch.no_grad():
             after = self._rollout(batch.next_observation)
@@ -134,6 +134,8 @@ class SACFlow:
         t = torch.rand(len(x0), 1, generator=self.stream, device=x0.device)
         loss = flow_matching_loss(self.policy, batch, x0, t)
         norm = step(self.actor_optimizer, loss, self.config.max_grad_norm)
+        if self.trust_region is not None:
+            self.trust_region.centre()
         return {"flow_matching_loss": loss.detach(), "actor_grad_norm": norm, **self.update_critic(batch)}
 
     def update(self, batch: Batch, actor: bool = True) -> Metrics:

@@ -115,13 +115,13 @@ def finish(folder: RunFolder, name: str, settings: Settings, algo: Any, dataset:
     env = environment(settings, dataset)
     evaluation = None
     if loop.evaluate and env is not None:
-        result = evaluate(algo.policy, env, settings.eval)
+        result = evaluate(algo.acting, env, settings.eval)
         evaluation = {"env": env.id, **settings.eval.origin(), **result.row()}
         folder.write("eval", loop.updates + loop.regularised_updates, result.row())
         say(f"cloned policy: {sum(result.success)}/{len(result.success)} successes, mean return {evaluation['return']:.1f}")
     path = checkpoint.folder() / f"{name}.pt"
     content = checkpoint_content(
-        settings, "pretrain", loop.updates + loop.regularised_updates, algo.policy, algo.state_dict(), env, describe(dataset), evaluation
+        settings, "pretrain", loop.updates + loop.regularised_updates, algo.acting, algo.state_dict(), env, describe(dataset), evaluation
     )
     checkpoint.save(path, "policy checkpoint", content)
     return path
