@@ -35,17 +35,18 @@ class Config:
     adam_beta1: float = 0.5  # of both; without a target network the targets move, and long momentum points to where they were
     renorm_momentum: float = 0.99  # share of themselves that the running statistics keep per batch
     renorm_warmup: int = 100_000  # updates with plain batch statistics before the running ones correct them
-    alpha: float = 0.05  # initial temperature
-    alpha_learning_rate: float = 1e-3  # Adam's; 0: α stays as it is
-    target_sigma: float = 0.089  # target entropy, stated as the noise σ that has it; a Gaussian's is then SAC's −1 nat per action value
+    alpha: float = 0.1  # initial temperature
+    alpha_learning_rate: float = 3e-4  # Adam's; 0: α stays as it is
+    target_sigma: float | None = None  # target entropy, stated as the noise σ that has it; None: the published one of the policy's kind
     bonus: Literal["excess", "whole"] = "excess"  # what Q counts of the entropy: what exceeds the target, or all of it, as published
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma is {self.gamma}; it must be in (0, 1]")
         for name in ("alpha", "target_sigma"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
         for name in ("adam_beta1", "renorm_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
@@ -65,6 +66,7 @@ class CrossQ:
     config_type = Config
     from_scratch = True  # learns from live steps alone: `flowft train`
     policy_kind: str
+    published_sigma: float  # the noise whose entropy is the published target
 
     def __init__(self, policy: Policy, critic: critics.Config, config: Config, seed: int) -> None:
         self.policy, self.config = policy, config
@@ -75,7 +77,7 @@ class CrossQ:
         self.actor_optimizer = adam(policy.parameters(), config.actor_learning_rate, config.adam_beta1)
         self.critic_optimizer = adam(self.critic.parameters(), config.critic_learning_rate, config.adam_beta1)
         self.alpha_optimizer = adam([self.log_alpha], config.alpha_learning_rate)
-        self.target_entropy = self.entropy_at(config.target_sigma)
+        self.target_entropy = self.entropy_at(self.published_sigma if config.target_sigma is None else config.target_sigma)
         self.stream = device.generator(where, seed)
 
     def entropy_at(self, sigma: float) -> float:
@@ -156,9 +158,10 @@ class CrossQ:
 
 
 class SACFlowScratch(CrossQ):
-    """SAC Flow from scratch."""
+    """SAC Flow from scratch. At K = 4 the path of any chunk has the published target, 0 nats, where σ is 0.339."""
 
     policy_kind = "flow"
+    published_sigma = 0.339
     policy: FlowPolicy
 
     def entropy_at(self, sigma: float) -> float:
@@ -166,9 +169,10 @@ class SACFlowScratch(CrossQ):
 
 
 class SACScratch(CrossQ):
-    """SAC with a tanh-squashed Gaussian: the same algorithm, another policy."""
+    """SAC with a tanh-squashed Gaussian: the same algorithm, another policy. Its published target is −1 nat per action value."""
 
     policy_kind = "gaussian"
+    published_sigma = 0.089
     policy: GaussianPolicy
 
     def entropy_at(self, sigma: float) -> float:
