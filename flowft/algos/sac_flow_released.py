@@ -45,7 +45,7 @@ class Config(sac_flow.Config):
         super().__post_init__()
         idle = [name for name in self.defects if name in ENTROPY]
         if idle and not self.alpha > 0:
-            raise ValueError(f"{idle[0]} changes nothing while alpha is {self.alpha}; alpha must be positive for it")
+            raise ValueError(f"{idle[0]} changes nothing while alpha is {self.alpha}; set alpha above 0")
         for name in ("actor_sigma", "behaviour_sigma"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")

@@ -251,9 +251,13 @@ def crossed(before: int, after: int, every: int) -> bool:
 
 
 def _recipe_of(content: Mapping[str, Any], tree: Mapping[str, Any]) -> recipe.Tree:
-    """The checkpoint's recipe; where another algorithm goes on, without the knobs of the one that made it."""
+    """The checkpoint's recipe; where another algorithm goes on, without the knobs of the one that made it.
+
+    A variant of the same algorithm (its config a subclass) keeps them: they mean the same to it.
+    """
     before: recipe.Tree = content["recipe"]
-    if tree.get("algo", before["algo"]) == before["algo"]:
+    old, new = (registry.get("algos", name).config_type for name in (before["algo"], tree.get("algo", before["algo"])))
+    if issubclass(new, old):
         return before
     return {**before, **{section: without_knobs(before, section, before["algo"]) for section in ("pretrain", "finetune")}}
 
