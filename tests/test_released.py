@@ -294,11 +294,14 @@ def test_a_preset_clones_and_fine_tunes_at_the_scale_of_the_recipe_before_it(wor
 
 
 def test_an_ordinary_checkpoint_goes_on_with_a_defect(workshop: Path) -> None:
+    """With all its settings: a defect is compared with a run that differs in nothing else."""
+    flowft("pretrain", "--recipe", "tiny.yaml", "--set", "finetune.beta=7", "--name", "ordinary", cwd=workshop)
     more = ["--set", "algo=sac_flow_released", "--set", "finetune.defects=[unmasked_beta, two_sigmas]"]
-    flowft("finetune", "--ckpt", "hopper", "--name", "defect", *more, cwd=workshop)
+    flowft("finetune", "--ckpt", "ordinary", "--name", "defect", *more, cwd=workshop)
     flowft("finetune", "--ckpt", "defect", "--name", "further", cwd=workshop)
     kept = checkpoint.load(workshop / "checkpoints" / "further.pt", "policy checkpoint")
     assert kept["recipe"]["finetune"]["defects"] == ["unmasked_beta", "two_sigmas"]
+    assert kept["recipe"]["finetune"]["beta"] == 7
     assert kept["policy"]["_extra_state"]["sigma"] == 0.02
 
 

@@ -14,7 +14,7 @@ from flowft.errors import UsageError, did_you_mean
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Picture to write: .png, .pdf or .svg.")
 @click.option("--kind", type=click.Choice(["success", "return", "gradients"]), default="success", show_default=True, help="What to draw.")
 def plot(runs: tuple[str, ...], out: Path, kind: str) -> None:
-    """Draw success (or return, or gradients) against online steps, from one run or many.
+    """Draw success, return or gradients against online steps, from one run or many.
 
     RUN is a name in runs/ or a run folder. Runs that differ in nothing but their seed become one curve: the mean with
     its interval. The dashed line is the cloned policy, as evaluated before the first online step.
