@@ -15,7 +15,7 @@ from flowft import checkpoint, recipe, registry
 from flowft.data.mixture import Config as Share
 from flowft.data.mixture import Mixture
 from flowft.data.spec import Batch
-from flowft.errors import CheckpointError, UsageError
+from flowft.errors import UsageError
 from flowft.policies import policy as policies
 from flowft.train import finetune as finetuning
 from flowft.train import pretrain as pretraining
@@ -24,7 +24,8 @@ from flowft.train.settings import Settings, split
 from .helpers import NETS, SPEC, batch, episode, replay
 from .test_cli import TINY, write_hopper
 
-CASES = [(name, "mlp") for name in registry.names("algos")] + [("sac_flow", network) for network in NETS if network != "mlp"]
+ALGOS = [name for name in registry.names("algos") if not getattr(registry.get("algos", name), "from_scratch", False)]
+CASES = [(name, "mlp") for name in ALGOS] + [("sac_flow", network) for network in NETS if network != "mlp"]
 CASE = pytest.mark.parametrize(("algo", "network"), CASES, ids=["-".join(case) for case in CASES])
 SMALL: dict[str, Any] = {
     "critic": {"hidden": [32]}, "actor": {"hidden": [32]},
@@ -165,12 +166,15 @@ def test_another_kind_of_policy_is_refused_with_the_command_that_mends_it(worksh
     with pytest.raises(UsageError, match="holds a flow policy, pretrained with algo=flow_bc; rlpd trains a gaussian policy") as caught:
         finetuning.finetune(path, {"algo": "rlpd"}, "mixed-up")
     assert caught.value.fix == "flowft pretrain --dataset hopper.hdf5 --set algo=rlpd --name NEW"
-    with pytest.raises(CheckpointError, match="holds no critic") as missing:
-        finetuning.finetune(path, {"algo": "sac_flow"}, "no-critic")
-    assert missing.value.fix == "--set finetune.fresh_critic=true"
     assert not (workshop / "runs" / "mixed-up").exists()
-    assert not (workshop / "runs" / "no-critic").exists()
-    finetuning.finetune(path, {"algo": "sac_flow", "finetune": {"fresh_critic": True}}, "of-a-clone")
+
+
+def test_a_clone_without_a_critic_gets_a_fresh_one_and_is_told(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workshop)
+    finetuning.finetune(pretraining.pretrain(tree("flow_bc"), "alone"), {"algo": "sac_flow"}, "of-a-clone")
+    assert "alone.pt has no critic; a fresh one starts untrained" in capsys.readouterr().err
 
 
 def test_knobs_of_the_algorithm_that_made_a_checkpoint_stay_behind(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

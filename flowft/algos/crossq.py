@@ -131,11 +131,12 @@ class CrossQ:
         metrics = {**metrics, "critic_grad_norm": norm}
         return metrics | self.update_actor(batch, norm.isfinite()) if actor else metrics
 
-    def update_actor(self, batch: Batch, allowed: torch.Tensor) -> Metrics:
+    def update_actor(self, batch: Batch, allowed: torch.Tensor | None = None) -> Metrics:
         """`allowed`: a bool on the device; where it is false nothing changes."""
         loss, own, metrics = self.actor_loss(batch)
         norm = step(self.actor_optimizer, loss, allowed=allowed)
-        step(self.alpha_optimizer, self.temperature_loss(own.log_prob), allowed=norm.isfinite() & allowed)
+        taken = norm.isfinite() if allowed is None else norm.isfinite() & allowed
+        step(self.alpha_optimizer, self.temperature_loss(own.log_prob), allowed=taken)
         return {**metrics, "actor_grad_norm": norm, "alpha": self.alpha}
 
     @property
