@@ -269,7 +269,7 @@ def test_a_converted_checkpoint_is_evaluated_where_its_sizes_fit(workshop: Path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--env", "Hopper-v5"], "whole.pt was converted and knows no demonstrations"),
+        (["--env", "Hopper-v5"], "whole.pt knows no demonstrations to go on with"),
         (["--dataset", "hopper.hdf5"], "does not say in which environment to fine-tune"),
         (["--dataset", "other.hdf5", "--env", "Hopper-v5"], "11 observation values against 10"),
         (["--dataset", "hopper.hdf5", "--env", "Walker2d-v5"], "11 observation values against 17"),

@@ -150,7 +150,7 @@ def test_a_killed_run_continues_to_the_same_end(workshop: Path, uninterrupted: s
         ([*HOPPER, "--seed", "7"], 2, "runs/hopper-v5 holds a run with other settings (seed: 0 -> 7)"),
         (["pretrain", "--dataset", "x.hdf5", "--set", "algo=sac_flow_scratch"], 2, "sac_flow_scratch learns from scratch"),
         (["finetune", "--ckpt", "hopper-v5"], 2, "sac_flow_scratch learns from scratch"),
-        (["finetune", "--ckpt", "hopper-v5", "--set", "algo=sac_flow"], 1, "was learned from scratch: there are no demonstrations"),
+        (["finetune", "--ckpt", "hopper-v5", "--set", "algo=sac_flow"], 1, "knows no demonstrations to go on with"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
