@@ -47,7 +47,7 @@ demo: setup
 	@echo "          flowft eval demo-finetuned --episodes 100             # the improved policy, with its interval"
 	@echo "          flowft data info scripted/lift                        # what it was cloned from"
 	@echo "          flowft data check my_demos.hdf5                       # then your own:"
-	@echo "          flowft pretrain --dataset my_demos.hdf5 --name mine && flowft finetune --ckpt mine"
+	@echo "          flowft pretrain --dataset my_demos.hdf5 --recipe small --name mine && flowft finetune --ckpt mine"
 
 test: setup
 	@$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10 $(PYTEST_ARGS)
