@@ -87,7 +87,9 @@ def open_npz(path: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except NPZ_ERRORS as error:
-        raise DataError(f"{path} is not a whole npz file: {_reason(error)}", AGAIN) from error
+        # numpy's own words advise to unpickle it
+        reason = "it is no archive, or holds Python objects" if "pickle" in str(error) else _reason(error)
+        raise DataError(f"{path} is not a whole npz file: {reason}", AGAIN) from error
     yield arrays
 
 
