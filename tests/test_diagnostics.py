@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import nn
 
+from flowft import registry
 from flowft.algos import diagnostics
 from flowft.algos.sac_flow import Config
 from flowft.errors import UsageError
@@ -215,3 +216,9 @@ def test_a_gradients_picture_of_an_unknown_format_is_refused(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="bmp"):
         gradients.draw([run], tmp_path / "a.bmp")
     assert not (tmp_path / "a.bmp").exists()
+
+
+@pytest.mark.parametrize("algo", [name for name in registry.names("algos") if name not in ("sac_flow", "sac_flow_released")])
+def test_only_what_trains_through_the_rollout_says_so(algo: str) -> None:
+    """An `actor_loss` of another kind (a one-step actor's, a Gaussian's) has no flow steps to look at."""
+    assert not getattr(registry.get("algos", algo), "through_rollout", False)

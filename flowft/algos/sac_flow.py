@@ -62,6 +62,7 @@ class SACFlow:
 
     config_type = Config
     policy_kind = "flow"
+    through_rollout = True  # the actor's gradient passes through the flow steps: `diagnostics.gradients` can look at it
     # The smaller of two is no brake where Q is optimistic: with 2 members PickPlaceCan falls, with 6 it rises (recipes/README.md).
     defaults: ClassVar[dict[str, Any]] = {"critic": {"ensemble": 6}}
 

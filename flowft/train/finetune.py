@@ -57,7 +57,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     require_stage(settings.algo, algorithm, from_scratch=False)
     parts = sections(settings)
     loop: Loop = parts["loop"]
-    if settings.diagnostics.gradients and not hasattr(algorithm, "actor_loss"):
+    if settings.diagnostics.gradients and not getattr(algorithm, "through_rollout", False):
         raise UsageError(f"the algorithm {settings.algo} learns nothing through the rollout", "--set diagnostics.gradients=false")
     where = device.resolve(settings.device)
     settings.apply_threads()
