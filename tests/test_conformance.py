@@ -15,7 +15,7 @@ from flowft import checkpoint, recipe, registry
 from flowft.data.mixture import Config as Share
 from flowft.data.mixture import Mixture
 from flowft.data.spec import Batch
-from flowft.errors import UsageError
+from flowft.errors import CheckpointError, UsageError
 from flowft.policies import policy as policies
 from flowft.train import finetune as finetuning
 from flowft.train import pretrain as pretraining
@@ -175,6 +175,13 @@ def test_a_clone_without_a_critic_gets_a_fresh_one_and_is_told(
     monkeypatch.chdir(workshop)
     finetuning.finetune(pretraining.pretrain(tree("flow_bc"), "alone"), {"algo": "sac_flow"}, "of-a-clone")
     assert "alone.pt has no critic; a fresh one starts untrained" in capsys.readouterr().err
+
+
+def test_adams_state_of_another_algorithm_cannot_be_kept(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    path = pretraining.pretrain(tree("flow_bc"), "other-adam")
+    with pytest.raises(CheckpointError, match="holds no actor_optimizer, alpha_optimizer, critic_optimizer to keep"):
+        finetuning.finetune(path, {"algo": "sac_flow", "finetune": {"keep_optimizers": True}}, "kept-adam")
 
 
 def test_knobs_of_the_algorithm_that_made_a_checkpoint_stay_behind(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

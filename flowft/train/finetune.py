@@ -298,8 +298,10 @@ def shared_spec(trained_on: Spec, dataset: Dataset, path: Path) -> Spec:
 
 def take_over(algo: Any, state: Mapping[str, Any], loop: Loop, path: Path) -> None:
     """What the checkpoint holds beside the policy: its critic, and Adam's state, when asked."""
-    if loop.keep_optimizers and "policy" not in state:
-        raise CheckpointError(f"{path} was converted and holds no optimizer state", "--set finetune.keep_optimizers=false")
+    optimizers = {name for name in algo.state_dict() if name.endswith("optimizer")}
+    if loop.keep_optimizers and not optimizers <= set(state):
+        lacking = ", ".join(sorted(optimizers - set(state)))
+        raise CheckpointError(f"{path} was made otherwise and holds no {lacking} to keep", "--set finetune.keep_optimizers=false")
     critic = not loop.fresh_critic
     if critic and hasattr(algo, "critic") and "critic" not in state:
         say(f"note: {path} has no critic; a fresh one starts untrained")
