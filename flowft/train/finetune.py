@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from flowft import checkpoint, device, recipe, registry
-from flowft.algos import diagnostics
 from flowft.data import mixture, source
 from flowft.data.replay import Replay, from_dataset
-from flowft.data.spec import Batch, Dataset, EnvSpec, Spec
+from flowft.data.spec import Dataset, EnvSpec, Spec
 from flowft.envs import base
 from flowft.envs.vector import Vector
 from flowft.errors import CheckpointError, DataError, EnvError, UsageError
 from flowft.policies import policy as policies
-from flowft.train.collect import Collector, Finished
+from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
-from flowft.train.nonfinite import Watch
-from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, other_versions, require_stage, to_device
-from flowft.train.runlog import Progress, RunFolder, say
+from flowft.train.online import Run
+from flowft.train.run import Interrupts, checkpoint_content, describe, environment, other_versions, require_stage
+from flowft.train.runlog import RunFolder, say
 from flowft.train.settings import Settings, reward_transform, split, without_knobs
 
 FREE = ("finetune.steps", "eval.envs", "wandb", "threads", "device", "diagnostics")
@@ -103,151 +101,6 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
 def sections(settings: Settings) -> dict[str, Any]:
     """The `finetune` section, split between the loop, the mixture and the algorithm."""
     return split(settings, "finetune", {"loop": Loop, "mixture": mixture.Config})
-
-
-class Pace(Protocol):
-    """How much is done when: what `Run` reads from a loop's settings."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def start_updates(self) -> int: ...
-    @property
-    def start_actor(self) -> int: ...
-    @property
-    def updates_per_step(self) -> float: ...
-    @property
-    def actor_every(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def n_step(self) -> int | None: ...
-    @property
-    def log_every(self) -> int: ...
-
-
-class Run:
-    """The loop and its counters, for fine-tuning and for training from scratch."""
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        interrupts: Interrupts,
-        algo: Any,
-        collector: Collector,
-        data: mixture.Mixture,
-        evaluator: Evaluator,
-        loop: Pace,
-        publish: Callable[[int, Mapping[str, Any]], None],
-        diagnose: diagnostics.Config,
-    ) -> None:
-        """`publish(step, evaluation)` is called with each evaluated policy."""
-        self.folder, self.interrupts, self.algo, self.collector = folder, interrupts, algo, collector
-        self.data, self.evaluator, self.loop, self.publish = data, evaluator, loop, publish
-        self.diagnose, self.device = diagnose, algo.policy.normalizer.mean.device
-        self.watch = Watch(folder, diagnose.nonfinite_limit, self.device, algo.config)
-        self.batch: Batch | None = None  # of the last update
-        self.step = 0  # environment steps
-        self.updates = 0  # critic updates
-        self.actor_updates = 0
-        self.evaluated = 0  # actor updates of the policy that `latest` is about
-        self.latest: dict[str, Any] = {}  # evaluation
-        self.metrics: dict[str, Any] = {}  # each as of the last update that gave it: the actor learns less often than the critic
-        self.recent: deque[Finished] = deque(maxlen=50)  # training episodes, for the progress line
-
-    def go(self, eval_every: int) -> None:
-        """Collect, update, evaluate, save, until `steps`."""
-        self._begin()
-        clock, progress = Clock(), Progress(self.folder.stage, self.loop.steps, self.step, "step")
-        while self.step < self.loop.steps:
-            lanes = self.collector.vector.count
-            for ended in self.collector.step():
-                self.recent.append(ended)
-                self.folder.write("episode", self.step + lanes, {"return": ended.total, "success": ended.success, "length": ended.length})
-            before, self.step = self.step, self.step + lanes
-            self._update()
-            if self.watch.verdict:
-                self._save()
-                raise self.watch.verdict
-            progress.advance(self.step, lanes)
-            if self.metrics and crossed(before, self.step, self.loop.log_every):
-                self.folder.write("train", self.step, self.metrics)
-            if self.diagnose.gradients and self.batch and crossed(before, self.step, self.diagnose.every):
-                self.folder.write("gradients", self.step, diagnostics.gradients(self.algo, self.batch, self.diagnose.elements))
-            if (eval_every and crossed(before, self.step, eval_every)) or self.step >= self.loop.steps:
-                self._evaluate(progress)
-                self._save()
-            elif self.interrupts.asked or clock.due():
-                self._save()
-            if self.interrupts.asked and self.step < self.loop.steps:
-                raise KeyboardInterrupt
-        progress.close()
-
-    def _update(self) -> None:
-        """As many updates as this step owes."""
-        owed = int(max(0, self.step - self.loop.start_updates) * self.loop.updates_per_step)
-        while self.updates < owed:
-            batch = self.data.sample(self.loop.batch_size, self.algo.policy.horizon, self.step, self.loop.n_step)
-            self.updates += 1
-            actor = self.step > self.loop.start_actor and self.updates % self.loop.actor_every == 0
-            self.actor_updates += int(actor)
-            self.batch = to_device(batch, self.device)
-            now = self.algo.update(self.batch, actor=actor)
-            self.watch.see(self.step, self.batch, now)
-            self.metrics |= now
-
-    def _evaluate(self, progress: Progress) -> None:
-        if self.actor_updates != self.evaluated:  # the same policy on the same seeds gives the same numbers
-            self.latest = self.evaluator(self.algo.acting).row()
-            self.evaluated = self.actor_updates
-        self.folder.write("eval", self.step, self.latest)
-        self.publish(self.step, self.latest)
-        progress.say(f"step {self.step}: {_score(self.latest)}{_training(self.recent)}")
-
-    def _begin(self) -> None:
-        if saved := self.folder.saved():
-            for name in _COUNTERS:
-                setattr(self, name, saved.get(name, getattr(self, name)))  # older runs kept no metrics
-            self.algo.load_state_dict(saved["algo"])
-            self.data.load_state_dict(saved)
-            self.collector.load_state_dict(saved["collector"])
-            self.watch.in_a_row = dict(saved.get("nonfinite", {}))  # states of older versions lack it
-            say(f"continuing at step {self.step}")
-            return
-        self.collector.begin()
-        self.latest = self.evaluator(self.algo.acting).row()
-        self.folder.write("eval", 0, self.latest)
-        came = "untrained" if self.folder.stage == "train" else "the policy as it came"
-        say(f"step 0 ({came}): {_score(self.latest)}")
-        self._save()
-
-    def _save(self) -> None:
-        self.watch.look()
-        self.folder.save(
-            {
-                **{name: getattr(self, name) for name in _COUNTERS}, "algo": self.algo.state_dict(),
-                "collector": self.collector.state_dict(), "nonfinite": self.watch.in_a_row, **self.data.state_dict(),
-            }
-        )  # fmt: skip
-
-
-_COUNTERS = ("step", "updates", "actor_updates", "evaluated", "latest", "metrics")
-
-
-def _score(row: Mapping[str, Any]) -> str:
-    return f"{row['successes']}/{row['episodes']} successes, mean return {row['return']:.1f}, length {row['length']:.0f}"
-
-
-def _training(recent: Sequence[Finished]) -> str:
-    if not recent:
-        return ""
-    mean = sum(ended.total for ended in recent) / len(recent)
-    return f"; last {len(recent)} training episodes: {sum(ended.success for ended in recent)} successes, mean return {mean:.1f}"
-
-
-def crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]."""
-    return before // every != after // every
 
 
 def _recipe_of(content: Mapping[str, Any], tree: Mapping[str, Any]) -> recipe.Tree:

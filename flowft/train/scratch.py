@@ -18,7 +18,7 @@ from flowft.errors import UsageError
 from flowft.policies import policy as policies
 from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
-from flowft.train.finetune import Run
+from flowft.train.online import Run
 from flowft.train.run import Interrupts, checkpoint_content, environment, require_stage
 from flowft.train.runlog import RunFolder, say
 from flowft.train.settings import Settings, reward_transform, split
