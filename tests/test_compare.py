@@ -111,6 +111,7 @@ def test_entries_are_algorithms_and_variants() -> None:
         (None, ["a=sac_flwo"], "did you mean 'sac_flow'"),
         (None, ["sac_flow policy.network=mlp"], "not of the form NAME=ALGO KEY=VALUE"),
         (None, ["a/b=sac_flow"], "not of the form"),
+        (None, ["a=sac_flow policy.network='mlp"], "not of the form NAME=ALGO KEY=VALUE"),  # half a quote
         (None, ["a=sac_flow beta"], "not of the form section.key=value"),
     ],
 )

@@ -38,7 +38,7 @@ class Config:
     alpha: float = 1.0  # initial temperature
     alpha_learning_rate: float = 3e-4  # 0: α stays as it is
     target_entropy: float | None = None  # nats per chunk, after the tanh; None: −D/2, D the chunk's values
-    entropy_in_target: bool = True  # whether the critic's target counts the entropy of the next chunk
+    entropy_in_target: bool = False  # whether the critic's target counts the next chunk's entropy; published: not for sparse rewards
 
     def __post_init__(self) -> None:
         if self.subset < 1:
@@ -90,7 +90,7 @@ class RLPD:
         with torch.no_grad():
             after = self._sample(batch.next_observation)
             members = torch.randperm(self.critic.ensemble, generator=self.stream, device=self.stream.device)[: self.config.subset]
-            value = self.target_critic(self.policy.normalizer(batch.next_observation), after.action)[members].amin(dim=0)
+            value = self.target_critic(self.policy.normalizer(batch.next_observation), after.action, members).amin(dim=0)
             if self.config.entropy_in_target:
                 value = value - self.alpha * after.log_prob
             target = td_target(batch, value, self.config.gamma)

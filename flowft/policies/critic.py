@@ -33,13 +33,15 @@ class Critic(nn.Module):
         self.activation = activation(config.activation)
         self.ensemble = n
 
-    def forward(self, state: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
-        """Q (E, B) of normalised states (B, O) and unit chunks (B, h, A)."""
-        x = torch.cat([state, chunk.flatten(1)], dim=-1).expand(self.ensemble, -1, -1)
-        for i, (scale, shift) in enumerate(zip(self.scale, self.shift, strict=True)):
-            x = self.activation(torch.baddbmm(self.bias[i], x, self.weight[i]))
+    def forward(self, state: torch.Tensor, chunk: torch.Tensor, members: torch.Tensor | None = None) -> torch.Tensor:
+        """Q (E, B) of normalised states (B, O) and unit chunks (B, h, A); with `members`, their indices, of those alone."""
+        parts = (self.weight, self.bias, self.scale, self.shift)
+        weights, biases, scales, shifts = parts if members is None else ([p[members] for p in part] for part in parts)
+        x = torch.cat([state, chunk.flatten(1)], dim=-1).expand(len(weights[0]), -1, -1)
+        for weight, bias, scale, shift in zip(weights[:-1], biases[:-1], scales, shifts, strict=True):
+            x = self.activation(torch.baddbmm(bias, x, weight))
             x = nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6) * scale + shift
-        return torch.baddbmm(self.bias[-1], x, self.weight[-1]).squeeze(-1)
+        return torch.baddbmm(biases[-1], x, weights[-1]).squeeze(-1)
 
 
 def xavier(members: int, n_in: int, n_out: int) -> nn.Parameter:

@@ -41,7 +41,10 @@ def entries(algos: str | None, variants: Sequence[str]) -> list[Entry]:
     found = [Entry(name, {"algo": name}) for name in (algos or "").split(",") if name]
     for text in variants:
         label, equals, rest = text.partition("=")
-        words = shlex.split(rest)
+        try:
+            words = shlex.split(rest)
+        except ValueError:  # a quote without its other half
+            words = []
         if not equals or not words or not re.fullmatch(r"[\w.-]+", label):
             raise UsageError(f"--variant {text!r} is not of the form NAME=ALGO KEY=VALUE …", "--variant 'mlp=sac_flow policy.network=mlp'")
         found.append(Entry(label, recipe.merge({"algo": words[0]}, recipe.from_assignments(words[1:]))))
