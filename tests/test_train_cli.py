@@ -42,6 +42,18 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The whole way ----------------------------------------------------------------------------------------------------------
 
 
+def test_gradients_through_the_rollout_can_be_watched(workshop: Path, tmp_path: Path) -> None:
+    measuring = ["--set", "diagnostics.gradients=true", "--set", "diagnostics.every=40"]
+    flowft(*HOPPER, "--name", "measured", *measuring, cwd=workshop)
+    found = rows(workshop / "runs" / "measured")
+    assert [row for row in found if row["kind"] != "gradients"] == rows(workshop / "runs" / "hopper-v5"), "measuring changes nothing"
+    assert [row["step"] for row in found if row["kind"] == "gradients"] == [80, 120, 160]
+    shown = flowft("plot", "measured", "--kind", "gradients", "--out", str(tmp_path / "g.png"), cwd=workshop).stdout
+    assert "| measured (flow_g) | 3 |" in shown
+    done = flowft(*HOPPER, "--name", "gaussian", "--set", "algo=sac_scratch", *measuring, cwd=workshop, code=2)
+    assert "sac_scratch learns nothing through the rollout" in refused(done.stderr)
+
+
 def test_from_an_environment_to_a_policy_a_card_and_a_curve(workshop: Path) -> None:
     found = rows(workshop / "runs" / "hopper-v5")
     assert {row["stage"] for row in found} == {"train"}

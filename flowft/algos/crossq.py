@@ -110,9 +110,12 @@ class CrossQ:
         loss = td_loss(q, target, batch)
         return loss, {"critic_loss": loss.detach(), "q": q.detach().mean(), "q_target": target.mean()}
 
-    def actor_loss(self, batch: Batch) -> tuple[torch.Tensor, Sample, Metrics]:
-        """α log p − min Q(s, a^θ), by the running statistics: an actor's batch does not move the critic."""
-        own = self._sample(batch.observation)
+    def actor_loss(self, batch: Batch, draws: tuple[torch.Tensor, torch.Tensor] | None = None) -> tuple[torch.Tensor, Sample, Metrics]:
+        """α log p − min Q(s, a^θ), by the running statistics: an actor's batch does not move the critic.
+
+        `draws`: x_0 and ε; None: fresh ones.
+        """
+        own = self._sample(batch.observation, draws)
         q = self.critic(self.policy.normalizer(batch.observation), own.action, learn=False).amin(dim=0)
         loss = (self.alpha * own.log_prob - q).mean()
         return loss, own, {"actor_loss": loss.detach(), "actor_q": q.detach().mean(), "entropy": -own.log_prob.detach().mean()}
@@ -143,9 +146,9 @@ class CrossQ:
     def alpha(self) -> torch.Tensor:
         return self.log_alpha.detach().exp()
 
-    def _sample(self, observation: torch.Tensor) -> Sample:
+    def _sample(self, observation: torch.Tensor, draws: tuple[torch.Tensor, torch.Tensor] | None = None) -> Sample:
         policy: SoftPolicy = self.policy  # type: ignore[assignment]  # `policy_kind` is one that samples
-        return policy.sample(observation, *policy.draw(len(observation), self.stream))
+        return policy.sample(observation, *(policy.draw(len(observation), self.stream) if draws is None else draws))
 
     # State ----------------------------------------------------------------------------------------------------------
 
@@ -162,6 +165,7 @@ class SACFlowScratch(CrossQ):
     """SAC Flow from scratch. At K = 4 the path of any chunk has the published target, 0 nats, where σ is 0.339."""
 
     policy_kind = "flow"
+    through_rollout = True  # the actor's gradient passes through the flow steps: `diagnostics.gradients` can look at it
     published_sigma = 0.339
     policy: FlowPolicy
 

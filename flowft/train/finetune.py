@@ -20,7 +20,7 @@ from flowft.policies import policy as policies
 from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
 from flowft.train.online import Run
-from flowft.train.run import Interrupts, checkpoint_content, describe, environment, other_versions, require_stage
+from flowft.train.run import Interrupts, checkpoint_content, describe, environment, other_versions, require_rollout, require_stage
 from flowft.train.runlog import RunFolder, say
 from flowft.train.settings import Settings, reward_transform, split, without_knobs
 
@@ -55,8 +55,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     require_stage(settings.algo, algorithm, from_scratch=False)
     parts = sections(settings)
     loop: Loop = parts["loop"]
-    if settings.diagnostics.gradients and not getattr(algorithm, "through_rollout", False):
-        raise UsageError(f"the algorithm {settings.algo} learns nothing through the rollout", "--set diagnostics.gradients=false")
+    require_rollout(settings, algorithm)
     where = device.resolve(settings.device)
     settings.apply_threads()
     env = environment(settings, None, EnvSpec.from_tree(content["env"]) if content["env"] else None)

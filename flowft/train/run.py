@@ -88,6 +88,12 @@ def require_stage(name: str, algorithm: Any, from_scratch: bool) -> None:
     raise UsageError(f"{name} learns from scratch, without demonstrations", "flowft train --env ENV, or --set algo=sac_flow")
 
 
+def require_rollout(settings: Settings, algorithm: Any) -> None:
+    """Gradients through the rollout can be logged where the actor learns through one."""
+    if settings.diagnostics.gradients and not getattr(algorithm, "through_rollout", False):
+        raise UsageError(f"the algorithm {settings.algo} learns nothing through the rollout", "--set diagnostics.gradients=false")
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     return batch if device.type == "cpu" else Batch(*(x.to(device, non_blocking=True) for x in batch))
 

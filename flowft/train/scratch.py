@@ -19,7 +19,7 @@ from flowft.policies import policy as policies
 from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
 from flowft.train.online import Run
-from flowft.train.run import Interrupts, checkpoint_content, environment, require_stage
+from flowft.train.run import Interrupts, checkpoint_content, environment, require_rollout, require_stage
 from flowft.train.runlog import RunFolder, say
 from flowft.train.settings import Settings, reward_transform, split
 
@@ -75,9 +75,8 @@ def train(tree: Mapping[str, Any], name: str | None = None) -> Path:
         raise UsageError("no environment was named", "flowft train --env HalfCheetah-v5")
     algorithm = registry.get("algos", settings.algo)
     require_stage(settings.algo, algorithm, from_scratch=True)
+    require_rollout(settings, algorithm)
     loop, config = split(settings, "train", {"loop": Loop}).values()
-    if settings.diagnostics.gradients:
-        raise UsageError("gradients through the rollout are logged by finetune alone", "--set diagnostics.gradients=false")
     where = device.resolve(settings.device)
     settings.apply_threads()
     env = environment(settings, None)
