@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -50,6 +50,11 @@ class QC:
 
     config_type = Config
     policy_kind = "best_of_n"
+    critic_acts = True  # an update of the critic alone changes the policy
+    defaults: ClassVar[dict[str, Any]] = {
+        "policy": {"network": "mlp", "steps": 10},
+        "finetune": {"offline_share": "uniform", "keep_optimizers": True},
+    }
 
     def __init__(self, policy: BestOfNPolicy, critic: critics.Config, config: Config, seed: int) -> None:
         """The critic is the policy's own: it acts."""

@@ -36,7 +36,7 @@ class Config:
     """The algorithm's knobs, in the recipe's `pretrain` and `finetune` sections."""
 
     alpha: float = 100.0  # distillation: the first knob to tune; smaller is freer. Mean over the chunk's values
-    normalize_q: bool = False  # divide the actor's Q term by the batch's mean |Q|, so that α does not depend on the rewards' scale
+    normalize_q: bool = False  # divide the actor's Q term by the batch's mean of |Q|, so that α does not depend on the rewards' scale
     gamma: float = 0.99  # discount per environment step
     tau: float = 0.005  # Q̄ <- (1 − τ)·Q̄ + τ·Q per update
     pessimism: Pessimism = "mean"  # how the ensemble becomes one value in the target
@@ -55,7 +55,10 @@ class QCFQL:
 
     config_type = Config
     policy_kind = "one_step"
-    defaults: ClassVar[dict[str, Any]] = {"policy": {"steps": 10}}
+    defaults: ClassVar[dict[str, Any]] = {
+        "policy": {"network": "mlp", "steps": 10},
+        "finetune": {"offline_share": "uniform", "keep_optimizers": True},
+    }
 
     def __init__(self, policy: OneStepPolicy, critic: critics.Config, config: Config, seed: int) -> None:
         self.policy, self.config = policy, config
@@ -95,10 +98,10 @@ class QCFQL:
         z, _ = self.policy.draw(len(batch.observation), self.stream)
         latent = self.policy.latent(batch.observation, z)
         distance = self.distillation_distance(batch.observation, z, latent)
-        q = self.critic(self.policy.normalizer(batch.observation), self.policy.action(latent)).mean()
-        scale = 1 / q.detach().abs().clamp_min(1e-6) if self.config.normalize_q else 1.0
-        loss = matching + self.config.alpha * distance - scale * q
-        metrics = {"flow_matching_loss": matching.detach(), "distillation_distance": distance.detach(), "actor_q": q.detach()}
+        q = self.critic(self.policy.normalizer(batch.observation), self.policy.action(latent)).mean(dim=0)  # of the members
+        scale = 1 / q.detach().abs().mean().clamp_min(1e-6) if self.config.normalize_q else 1.0
+        loss = matching + self.config.alpha * distance - scale * q.mean()
+        metrics = {"flow_matching_loss": matching.detach(), "distillation_distance": distance.detach(), "actor_q": q.detach().mean()}
         return loss, {"actor_loss": loss.detach(), **metrics}
 
     def distillation_distance(self, observation: torch.Tensor, z: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 Its other parts are settings of the loop and the networks: the half is `finetune.offline_share`, the high update ratio
 `finetune.updates_per_step`, the layer norm is every critic's, the ensemble `critic.ensemble`. Published, it starts from
-nothing: `pretrain.clone_actor=false` leaves actor and critic as they were initialised, and the run's step 0 is at 0 %.
+nothing and on single actions: `pretrain.clone_actor=false finetune.random_steps=5000 policy.horizon=1` does that. The defaults
+clone the actor, and the chunk is as long as for everything else.
 """
 
 from __future__ import annotations
@@ -123,6 +124,8 @@ class RLPD:
         loss = self.cloning_loss(batch)
         norm = step(self.actor_optimizer, loss)
         return {"cloning_loss": loss.detach(), "actor_grad_norm": norm, **self.update_critic(batch)}
+
+    regularise = clone  # offline nothing but cloning holds a SAC actor: the offline updates after cloning are more of it
 
     def update(self, batch: Batch, actor: bool = True) -> Metrics:
         """One critic step and, where `actor`, one step of the actor and the temperature. No host synchronisation."""

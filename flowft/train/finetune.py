@@ -32,6 +32,7 @@ class Loop:
     """The fine-tuning loop's part of the `finetune` section."""
 
     steps: int = 1_000_000  # environment steps, all environments together
+    random_steps: int = 0  # the first of them: uniformly random actions, as published for starts from nothing (RLPD)
     start_updates: int = 5_000  # environment steps before the critic learns
     start_actor: int = 5_000  # environment steps before the actor learns
     updates_per_step: float = 1.0  # critic updates per environment step
@@ -80,7 +81,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
         for difference in other_versions(content):
             say(f"note: {difference}: the same actions may lead elsewhere")
         say(f"{name}: {env.id} from {path}, {loop.steps} steps with {dataset.id}, on {where}")
-        collector = Collector(vector, algo.acting, online, settings.seed)
+        collector = Collector(vector, algo.acting, online, settings.seed, loop.random_steps)
         evaluator = Evaluator(env, settings.eval)
         out = checkpoint.folder() / f"{name}.pt"
         origin = content["dataset"] or describe(dataset)

@@ -61,7 +61,7 @@ class Run:
         self.step = 0  # environment steps
         self.updates = 0  # critic updates
         self.actor_updates = 0
-        self.evaluated = 0  # actor updates of the policy that `latest` is about
+        self.evaluated = 0  # updates that the policy had had which `latest` is about
         self.latest: dict[str, Any] = {}  # evaluation
         self.metrics: dict[str, Any] = {}  # each as of the last update that gave it: the actor learns less often than the critic
         self.recent: deque[Finished] = deque(maxlen=50)  # training episodes, for the progress line
@@ -108,9 +108,10 @@ class Run:
             self.metrics |= now
 
     def _evaluate(self, progress: Progress) -> None:
-        if self.actor_updates != self.evaluated:  # the same policy on the same seeds gives the same numbers
+        changes = self.updates if getattr(self.algo, "critic_acts", False) else self.actor_updates
+        if changes != self.evaluated:  # the same policy on the same seeds gives the same numbers
             self.latest = self.evaluator(self.algo.acting).row()
-            self.evaluated = self.actor_updates
+            self.evaluated = changes
         self.folder.write("eval", self.step, self.latest)
         self.publish(self.step, self.latest)
         progress.say(f"step {self.step}: {_score(self.latest)}{_training(self.recent)}")

@@ -84,6 +84,7 @@ def run_updates(
         watch.in_a_row = dict(saved.get("nonfinite", {}))  # states of older versions lack it
         if step:
             say(f"continuing at update {step}")
+    regularise = getattr(algo, "regularise", algo.update)
     clock, progress = Clock(), Progress("pretrain", total, step, "update")
 
     def save() -> None:
@@ -92,7 +93,7 @@ def run_updates(
 
     while step < total:
         batch = to_device(replay.sample(loop.batch_size, algo.policy.horizon, offline=True, n_step=loop.n_step), where)
-        metrics = algo.clone(batch) if step < loop.updates else algo.update(batch)
+        metrics = algo.clone(batch) if step < loop.updates else regularise(batch)
         step += 1
         watch.see(step, batch, metrics)
         if watch.verdict:
