@@ -19,6 +19,7 @@ from flowft.errors import CheckpointError, UsageError
 from flowft.policies import policy as policies
 from flowft.train import finetune as finetuning
 from flowft.train import pretrain as pretraining
+from flowft.train.evaluate import Evaluator
 from flowft.train.settings import Settings, split
 
 from .helpers import NETS, SPEC, batch, episode, replay
@@ -94,6 +95,45 @@ def test_pretrain_finetune_save_load_act(workshop: Path, monkeypatch: pytest.Mon
     assert np.array_equal(chunks, again.act(observations, x0))
     assert policy.act(observations[0]).shape == chunks[0].shape
     assert np.allclose(policy.act(observations[1], x0[1]), chunks[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("algo", "evaluations"), [("sac_flow", 1), ("qc", 3)])
+def test_a_policy_is_evaluated_anew_when_it_has_changed(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, algo: str, evaluations: int
+) -> None:
+    """While the critic alone learns, an actor stays what it was; best-of-N chooses by the critic and does not."""
+    monkeypatch.chdir(workshop)
+    given: recipe.Tree = {"finetune": {"start_actor": 1000}}
+    cloned = pretraining.pretrain(recipe.merge(tree(algo), given), f"waiting-{algo}")
+    asked: list[Any] = []
+    real = Evaluator.__call__
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, policy: asked.append(policy) or real(self, policy))
+    finetuning.finetune(cloned, given, f"waiting-{algo}-online")
+    assert len(asked) == evaluations
+    rows = [json.loads(line) for line in (workshop / "runs" / f"waiting-{algo}-online" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [0, 30, 60]
+
+
+def test_random_steps_come_first_whatever_the_policy(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    seen = {}
+    for algo in ("sac_flow", "rlpd"):
+        for steps in (0, 60):
+            given: recipe.Tree = {"finetune": {"random_steps": steps, "start_updates": 1000, "start_actor": 1000}}
+            name = f"random-{algo}-{steps}"
+            finetuning.finetune(pretraining.pretrain(recipe.merge(tree(algo), given), name), given, f"{name}-online")
+            rows = [json.loads(line) for line in (workshop / "runs" / f"{name}-online" / "metrics.jsonl").read_text().splitlines()]
+            seen[algo, steps] = [row for row in rows if row["kind"] == "episode"]
+    assert seen["sac_flow", 60] == seen["rlpd", 60] != []
+    assert seen["sac_flow", 0] != seen["rlpd", 0]
+
+
+def test_offline_rlpd_does_nothing_but_clone(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own update has nothing that holds the actor to the data: offline it would leave them for where Q is wrong."""
+    monkeypatch.chdir(workshop)
+    pretraining.pretrain(recipe.merge(tree("rlpd"), {"pretrain": {"regularised_updates": 6, "log_every": 1}}), "offline")
+    rows = [json.loads(line) for line in (workshop / "runs" / "offline" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "cloning_loss" in row] == list(range(1, 13))
 
 
 @CASE

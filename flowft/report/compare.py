@@ -157,7 +157,7 @@ def _level(level: Level) -> str:
 def _notes(rows: Sequence[Row], goal: float) -> str:
     counts = sorted({int(evaluation["episodes"]) for row in rows for run in row.runs for evaluation in run.evaluations})
     text = (
-        f"Online environment steps; {' or '.join(map(str, counts))} noise-free episodes per evaluation, on seeds that training "
+        f"Online environment steps; {' or '.join(map(str, counts))} episodes without exploration noise per evaluation, on seeds that training "
         "never uses, the same ones every time. In brackets 95%: Wilson for one seed, Student's t over several. Start: the policy "
         f"as pretraining left it. The last column: the first evaluation at which the mean over seeds is at {goal:.0%}."
     ).replace("%", " %")
