@@ -157,9 +157,9 @@ def _level(level: Level) -> str:
 def _notes(rows: Sequence[Row], goal: float) -> str:
     counts = sorted({int(evaluation["episodes"]) for row in rows for run in row.runs for evaluation in run.evaluations})
     text = (
-        f"Online environment steps; {' or '.join(map(str, counts))} episodes without exploration noise per evaluation, on seeds that training "
-        "never uses, the same ones every time. In brackets 95%: Wilson for one seed, Student's t over several. Start: the policy "
-        f"as pretraining left it. The last column: the first evaluation at which the mean over seeds is at {goal:.0%}."
+        f"Online environment steps; {' or '.join(map(str, counts))} episodes without exploration noise per evaluation, on seeds "
+        "that training never uses, the same ones every time. In brackets 95%: Wilson for one seed, Student's t over several. "
+        f"Start: the policy as pretraining left it. The last column: the first evaluation at which the mean over seeds is at {goal:.0%}."
     ).replace("%", " %")
     if missing := [name for row in rows for name in row.missing]:
         text += f" Not evaluated yet: {', '.join(missing)}."
