@@ -46,9 +46,7 @@ def rows(tmp_path: Path) -> list[report.Row]:
 def test_levels_have_the_interval_that_their_seeds_allow(tmp_path: Path) -> None:
     good, alone, later = rows(tmp_path)
     level = good.level(1000)
-    expected = stats.mean_interval([0.8, 0.76, 0.9])
-    assert (level.rate, level.low) == pytest.approx((expected.mean, expected.low))
-    assert level.high == min(1.0, expected.high)
+    assert level[1:4] == stats.success_interval([(40, 50), (38, 50), (45, 50)])
     assert (level.successes, level.episodes, level.seeds) == (123, 150, 3)
     assert alone.level(1000)[1:] == (0.2, *stats.wilson(10, 50), 10, 50, 1)
     assert (good.steps_to(0.9), alone.steps_to(0.9), alone.steps_to(0.95)) == (2000, 3000, None)
@@ -85,6 +83,14 @@ def test_columns_are_spread_over_the_furthest_run(tmp_path: Path) -> None:
     assert report.columns(long) == [4000, 8000, 11000, 15000]
     short = report.gather({"a": [write_run(tmp_path / "c-s0", 0, [1, 2])]})
     assert report.columns(short) == [1000]
+
+
+def test_columns_are_steps_that_the_furthest_runs_share(tmp_path: Path) -> None:
+    often, seldom = write_run(tmp_path / "often", 0, [1] * 11), write_run(tmp_path / "seldom", 0, [1] * 11)
+    every_other = [row for row in map(json.loads, (seldom / "metrics.jsonl").read_text().splitlines()) if row["step"] % 2000 == 0]
+    (seldom / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in every_other))
+    assert report.columns(report.gather({"often": [often]})) == [2000, 5000, 8000, 10000]
+    assert report.columns(report.gather({"often": [often], "seldom": [seldom]})) == [2000, 4000, 8000, 10000]
 
 
 def test_without_any_run_there_is_nothing_to_report(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_mean_and_paired_difference() -> None:
         stats.paired_difference([1, 2], [1, 2, 3])
 
 
+def test_seeds_that_agree_are_no_certainty() -> None:
+    assert stats.success_interval([(45, 50)]) == (0.9, *stats.wilson(45, 50))
+    assert stats.success_interval([(50, 50), (50, 50)]) == (1.0, stats.wilson(100, 100)[0], 1.0)
+    apart = stats.success_interval([(20, 50), (30, 50), (25, 50)])
+    assert apart == stats.mean_interval([0.4, 0.6, 0.5])
+    assert stats.success_interval([(10, 50), (40, 50)])[1:] == (0.0, 1.0), "two seeds far apart: nothing is known"
+
+
 def test_bootstrap_repeats_and_contains_the_mean() -> None:
     values = [0.0, 0.0, 1.0, 5.0, 9.0]
     first = stats.bootstrap_interval(values)

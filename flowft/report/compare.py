@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from flowft.errors import UsageError
 from flowft.report import card, plots
 from flowft.report.plots import Run
-from flowft.report.stats import mean_interval, wilson
+from flowft.report.stats import success_interval
 
 COLUMNS = 4  # levels at so many numbers of online steps, the last one included
 
 
 class Level(NamedTuple):
-    """Success at one number of online steps: its interval is Wilson's for one seed, Student's t over several."""
+    """Success at one number of online steps: the interval is `success_interval`'s."""
 
     step: int
     rate: float
@@ -45,11 +45,9 @@ class Row:
     def level(self, step: int) -> Level:
         """Over all seeds."""
         rows = [row for run in self.runs for row in run.evaluations if int(row["step"]) == step]
-        successes, episodes = (sum(int(row[key]) for row in rows) for key in ("successes", "episodes"))
-        if len(rows) == 1:
-            return Level(step, successes / episodes, *wilson(successes, episodes), successes, episodes, 1)
-        mean = mean_interval([int(row["successes"]) / int(row["episodes"]) for row in rows])
-        return Level(step, mean.mean, max(0.0, mean.low), min(1.0, mean.high), successes, episodes, len(rows))
+        counts = [(int(row["successes"]), int(row["episodes"])) for row in rows]
+        successes, episodes = (sum(column) for column in zip(*counts, strict=True))
+        return Level(step, *success_interval(counts), successes, episodes, len(rows))
 
     def lowest(self) -> Mapping[str, Any] | None:
         """The worst single evaluation after the start, of any seed."""
@@ -104,9 +102,11 @@ def curves(rows: Sequence[Row]) -> list[plots.Curve]:
 
 
 def columns(rows: Sequence[Row]) -> list[int]:
-    """The numbers of steps that the table shows: evenly spread over those that the furthest row has, its last one included."""
-    steps = max((row.steps() for row in rows), key=lambda found: found[-1] if found else -1)
-    later = [step for step in steps if step > 0]
+    """The numbers of steps that the table shows: evenly spread over those that all of the furthest rows have, the last one included."""
+    found = [steps for row in rows if (steps := row.steps())]
+    furthest = max((steps[-1] for steps in found), default=0)
+    shared = set.intersection(*(set(steps) for steps in found if steps[-1] == furthest)) if found else set()
+    later = sorted(step for step in shared if step > 0)
     return sorted({later[round((i + 1) * len(later) / COLUMNS) - 1] for i in range(COLUMNS) if later and (i + 1) * len(later) >= COLUMNS})
 
 
@@ -158,7 +158,8 @@ def _notes(rows: Sequence[Row], goal: float) -> str:
     counts = sorted({int(evaluation["episodes"]) for row in rows for run in row.runs for evaluation in run.evaluations})
     text = (
         f"Online environment steps; {' or '.join(map(str, counts))} episodes without exploration noise per evaluation, on seeds "
-        "that training never uses, the same ones every time. In brackets 95%: Wilson for one seed, Student's t over several. "
+        "that training never uses, the same ones every time. In brackets 95%: Wilson for one seed, the wider of "
+        "Student's t and Wilson over several. "
         f"Start: the policy as pretraining left it. The last column: the first evaluation at which the mean over seeds is at {goal:.0%}."
     ).replace("%", " %")
     if missing := [name for row in rows for name in row.missing]:

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from flowft.errors import FlowftError, MissingExtra, UsageError
-from flowft.report.stats import mean_interval, wilson
+from flowft.report.stats import mean_interval, success_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def read_recipe(folder: Path) -> Mapping[str, Any]:
 
 
 def curves(runs: Sequence[Run], kind: str = "success") -> list[Curve]:
-    """One curve per recipe: a single run with Wilson intervals, several seeds as their mean with a t interval."""
+    """One curve per recipe, of one run or the mean of its seeds: success with `success_interval`, several returns with Student's t."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         same = json.dumps({k: v for k, v in run.recipe.items() if k not in SEED_KEYS}, sort_keys=True, default=str)
@@ -156,32 +156,38 @@ def save(figure: Figure, out: Path) -> None:
 def _single(run: Run, kind: str) -> Curve:
     steps = tuple(int(row["step"]) for row in run.evaluations)
     middle = tuple(_value(row, kind) for row in run.evaluations)
-    if kind == "success":
-        bands = [wilson(int(row["successes"]), int(row["episodes"])) for row in run.evaluations]
-    else:
-        bands = [(value, value) for value in middle]
+    bands = [
+        success_interval([_counts(row)])[1:] if kind == "success" else (value, value)
+        for row, value in zip(run.evaluations, middle, strict=True)
+    ]
     low, high = zip(*bands, strict=True)
     return Curve(run.name, steps, middle, low, high, _start(run, kind), 1)
 
 
 def _mean(group: Sequence[Run], kind: str) -> Curve:
     """Over the steps at which every seed was evaluated."""
-    tables = [{int(row["step"]): _value(row, kind) for row in run.evaluations} for run in group]
+    tables = [{int(row["step"]): row for row in run.evaluations} for run in group]
     steps = tuple(sorted(set.intersection(*(set(table) for table in tables))))
     if not steps:
         raise UsageError(f"{', '.join(run.name for run in group)} were evaluated at no common step", "plot them one by one")
-    means = [mean_interval([table[step] for table in tables]) for step in steps]
-    floor, ceiling = (0.0, 1.0) if kind == "success" else (-np.inf, np.inf)
+    if kind == "success":
+        means = [success_interval([_counts(table[step]) for table in tables]) for step in steps]
+    else:
+        means = [mean_interval([_value(table[step], kind) for table in tables]) for step in steps]
     starts = [start for run in group if (start := _start(run, kind)) is not None]
     return Curve(
         label=f"{_common_name([run.name for run in group])} (mean of {len(group)} seeds)",
         steps=steps,
         middle=tuple(m.mean for m in means),
-        low=tuple(float(np.clip(m.low, floor, ceiling)) for m in means),
-        high=tuple(float(np.clip(m.high, floor, ceiling)) for m in means),
+        low=tuple(m.low for m in means),
+        high=tuple(m.high for m in means),
         start=float(np.mean(starts)) if starts else None,
         runs=len(group),
     )
+
+
+def _counts(row: Mapping[str, Any]) -> tuple[int, int]:
+    return int(row["successes"]), int(row["episodes"])
 
 
 def _value(row: Mapping[str, Any], kind: str) -> float:

@@ -49,6 +49,19 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(mean, mean - half, mean + half)
 
 
+def success_interval(counts: Sequence[tuple[int, int]], confidence: float = 0.95) -> Interval:
+    """Mean success rate of seeds, each (successes, episodes), within [0, 1].
+
+    One seed: Wilson's interval. Several: Student's t over their rates, or Wilson's of all episodes together where that
+    reaches further, as seeds that happen to agree would else look like certainty.
+    """
+    pooled = wilson(sum(k for k, _ in counts), sum(n for _, n in counts), confidence)
+    mean = mean_interval([k / n for k, n in counts], confidence)
+    if len(counts) == 1:
+        return Interval(mean.mean, *pooled)
+    return Interval(mean.mean, max(0.0, min(mean.low, pooled[0])), min(1.0, max(mean.high, pooled[1])))
+
+
 def paired_difference(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> Interval:
     """Mean of `after - before` over pairs (the same seeds, the same starts) with Student's t interval."""
     if len(before) != len(after):
