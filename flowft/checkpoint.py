@@ -25,9 +25,9 @@ def folder() -> Path:
 
 
 def find(name_or_path: str) -> Path:
-    """`can.pt` or `can`: as given, else inside `checkpoints/`."""
+    """`can.pt` or `can`: as given, else inside `checkpoints/`, else beside us."""
     given = Path(name_or_path)
-    candidates = [given, folder() / given, folder() / f"{name_or_path}.pt"]
+    candidates = [given, folder() / given, folder() / f"{name_or_path}.pt", Path(f"{name_or_path}.pt")]
     for path in candidates:
         if path.is_file():
             return path

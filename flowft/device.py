@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -37,5 +38,12 @@ def rng_state(stream: torch.Generator) -> torch.Tensor:
 
 
 def set_rng_state(stream: torch.Generator, state: Any) -> None:
-    """Put a stream back to where `rng_state` found it."""
-    stream.set_state(state.cpu())
+    """Put a stream back to where `rng_state` found it.
+
+    The state of another kind of device's generator cannot be restored; the stream is then seeded from it.
+    """
+    state = state.cpu()
+    if state.numel() == stream.get_state().numel():
+        stream.set_state(state)
+    else:
+        stream.manual_seed(int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7], "big"))

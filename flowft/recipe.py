@@ -65,7 +65,10 @@ def from_assignments(assignments: typing.Iterable[str]) -> Tree:
         key, equals, value = text.partition("=")
         if not equals or not key.strip("."):
             raise UsageError(f"--set {text!r} is not of the form section.key=value", "--set finetune.beta=10")
-        leaf: Any = yaml.safe_load(value) if value else None
+        try:
+            leaf: Any = yaml.safe_load(value) if value else None
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {text!r}: {value!r} is not YAML", f"--set '{key}=\"{value}\"', if it is meant as text") from error
         for part in reversed(key.split(".")):
             leaf = {part: leaf}
         tree = merge(tree, leaf)
@@ -77,21 +80,29 @@ def assemble(named: Mapping[str, Any], given: Mapping[str, Any]) -> Tree:
 
     What the command line itself gives for one algorithm (`--set algos.rlpd.…`) wins over what it gives for all.
     """
-    entries, own = named.get("algos") or {}, given.get("algos") or {}
+    entries, own = section(named, "algos"), section(given, "algos")
     rest = {key: value for key, value in given.items() if key != "algos"}
-    both = {name: _overridden(_overridden(entries.get(name) or {}, rest), own.get(name) or {}) for name in [*entries, *own]}
+    both = {name: _overridden(_overridden(section(entries, name), rest), section(own, name)) for name in [*entries, *own]}
     return _overridden(named, rest) | ({"algos": both} if both else {})
 
 
 def for_algorithm(tree: Mapping[str, Any], name: str) -> Tree:
     """The recipe as it is for one algorithm: its entry of the `algos` section merged over the rest, that section gone."""
     rest = {key: value for key, value in tree.items() if key != "algos"}
-    return _overridden(rest, (tree.get("algos") or {}).get(name) or {})
+    return _overridden(rest, section(section(tree, "algos"), name))
+
+
+def section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of a recipe; absent or empty: no settings."""
+    found = tree.get(name)
+    if found is not None and not isinstance(found, Mapping):
+        raise UsageError(f"{name} is {found!r}, not a section of settings", f"--set {name}.KEY=VALUE")
+    return found or {}
 
 
 def _overridden(tree: Mapping[str, Any], by: Mapping[str, Any]) -> Tree:
     """Both merged; `policy.net` holds the settings of one network, and another one does not inherit them."""
-    policy, network = tree.get("policy") or {}, (by.get("policy") or {}).get("network")
+    policy, network = section(tree, "policy"), section(by, "policy").get("network")
     if network and network != policy.get("network"):
         tree = {**tree, "policy": {key: value for key, value in policy.items() if key != "net"}}
     return merge(tree, by)
@@ -108,7 +119,7 @@ def build(config: type[T], tree: Mapping[str, Any], where: str) -> T:
     try:
         return config(**values)
     except (ValueError, TypeError) as error:  # a dataclass's own __post_init__ check
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"{where}: {error}" if where else str(error)) from error
 
 
 def split(configs: Mapping[str, type[Any]], tree: Mapping[str, Any], where: str) -> dict[str, Any]:

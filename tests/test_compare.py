@@ -126,9 +126,21 @@ def test_a_wrong_entry_is_refused(algos: str | None, variants: list[str], messag
         comparison.entries(algos, variants)
 
 
-def test_every_part_is_checked_before_the_first_one_starts() -> None:
-    with pytest.raises(UsageError, match="finetune.beta is a setting of sac_flow"):
-        comparison.parts(TINY, {"finetune": {"beta": 3}}, comparison.entries("sac_flow,qc", []), [0], "x")
+@pytest.mark.parametrize(
+    ("algos", "variants", "given", "message"),
+    [
+        ("sac_flow,qc", [], {"finetune": {"beta": 3}}, "finetune.beta is a setting of sac_flow"),
+        ("sac_flow,sac_scratch", [], {}, "sac_scratch learns from scratch"),
+        ("sac_flow,qc_fql", [], {"diagnostics": {"gradients": True}}, "qc_fql learns nothing through the rollout"),
+        ("sac_flow", ["m=sac_flow policy.network=mpl"], {}, "unknown network 'mpl'"),
+        ("sac_flow", ["n=sac_flow policy.net.hiden=[3]"], {}, "did you mean 'hidden'"),
+        ("sac_flow", ["r=rlpd finetune.subset=20"], {}, "subset"),
+        ("sac_flow", ["b=qc_fql finetune.n_step=1"], {}, "finetune.n_step is 1, less than the chunk's 3 steps"),
+    ],
+)
+def test_every_part_is_checked_before_the_first_one_starts(algos: str, variants: list[str], given: recipe.Tree, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        comparison.parts(TINY, given, comparison.entries(algos, variants), [0], "x")
 
 
 # Through the command line ---------------------------------------------------------------------------------------------------
@@ -197,10 +209,16 @@ def test_a_part_of_other_settings_does_not_pass_for_this_one(
     assert main.run([*first, "--set", "finetune.batch_size=8"]) == 2
     refusal = refused("\n".join(line for line in capsys.readouterr().err.splitlines() if not line.startswith("==")))
     assert "x-flow_bc-s0-online.pt was made with other settings (finetune.batch_size: 16 -> 8)" in refusal
+    assert main.run([*first, "--set", "reward.scale=10"]) == 2  # whatever the shift: the dataset decides that
+    assert "reward.scale: 1.0 -> 10.0" in capsys.readouterr().err
     assert main.run([*first, "--steps", "90"]) == 0  # going further is no other setting
     table = json.loads((workshop / "other" / "table.json").read_text())
     assert [level["step"] for level in table["algorithms"][0]["levels"]] == [0, 30, 60, 90]
     assert main.run([*first, "--steps", "90", "--set", "pretrain.updates=9"]) == 2  # a longer clone is another run's
+    (workshop / "checkpoints" / "x-flow_bc-s0-online.pt").unlink()
+    capsys.readouterr()
+    assert main.run([*first, "--set", "pretrain.updates=4"]) == 2  # and so is a shorter one
+    assert "x-flow_bc-s0.pt was made with 5 updates, more than the 4 asked for" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -208,6 +226,7 @@ def test_a_part_of_other_settings_does_not_pass_for_this_one(
     [
         (["--algos", "sac_flow,qq"], "unknown algo 'qq'"),
         (["--algos", "qc", "--seeds", "0,a"], "--seeds '0,a' is not a list of different numbers"),
+        (["--algos", "qc", "--seeds", "-1"], "--seeds '-1' is not a list of different numbers"),
         (["--algos", "qc", "--seeds", "1,1"], "not a list of different numbers"),
         (["--algos", "qc", "--set", "finetune.bta=1"], "unknown setting 'finetune.bta'"),
         (["--algos", "qc", "--report-only", "--name", "nobody"], "no run of this comparison has been evaluated yet"),

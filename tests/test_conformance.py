@@ -97,11 +97,11 @@ def test_pretrain_finetune_save_load_act(workshop: Path, monkeypatch: pytest.Mon
     assert np.allclose(policy.act(observations[1], x0[1]), chunks[1], atol=1e-5)
 
 
-@pytest.mark.parametrize(("algo", "evaluations"), [("sac_flow", 1), ("qc", 3)])
+@pytest.mark.parametrize(("algo", "evaluations"), [("sac_flow", 1), ("qc", 3), ("flow_bc", 3)])
 def test_a_policy_is_evaluated_anew_when_it_has_changed(
     workshop: Path, monkeypatch: pytest.MonkeyPatch, algo: str, evaluations: int
 ) -> None:
-    """While the critic alone learns, an actor stays what it was; best-of-N chooses by the critic and does not."""
+    """While the critic alone learns, an actor stays what it was; best-of-N chooses by the critic, and a clone goes on cloning."""
     monkeypatch.chdir(workshop)
     given: recipe.Tree = {"finetune": {"start_actor": 1000}}
     cloned = pretraining.pretrain(recipe.merge(tree(algo), given), f"waiting-{algo}")
@@ -213,8 +213,10 @@ def test_a_clone_without_a_critic_gets_a_fresh_one_and_is_told(
     workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(workshop)
-    finetuning.finetune(pretraining.pretrain(tree("flow_bc"), "alone"), {"algo": "sac_flow"}, "of-a-clone")
+    path = finetuning.finetune(pretraining.pretrain(tree("flow_bc"), "alone"), {"algo": "sac_flow"}, "of-a-clone")
     assert "alone.pt has no critic; a fresh one starts untrained" in capsys.readouterr().err
+    made = checkpoint.load(path, "policy checkpoint")["recipe"]["critic"]
+    assert (made["ensemble"], made["hidden"]) == (6, list(settings("sac_flow").critic.hidden))
 
 
 def test_adams_state_of_another_algorithm_cannot_be_kept(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +231,73 @@ def test_knobs_of_the_algorithm_that_made_a_checkpoint_stay_behind(workshop: Pat
     path = pretraining.pretrain(recipe.merge(tree("sac_flow"), {"finetune": {"beta": 7.0}}), "with-beta")
     finetuning.finetune(path, {"algo": "flow_bc"}, "cloning-on")
     assert "beta" not in checkpoint.load(workshop / "checkpoints" / "cloning-on.pt", "policy checkpoint")["recipe"]["finetune"]
+
+
+def test_other_rewards_move_the_shift_along_and_are_told(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workshop)
+    path = pretraining.pretrain(tree("sac_flow"), "unit-rewards")
+    content = checkpoint.load(path, "policy checkpoint")
+    checkpoint.save(path, "policy checkpoint", content | {"recipe": recipe.merge(content["recipe"], {"reward": {"shift": -1.0}})})
+    assert finetuning._recipe_of(content, {})["reward"] == content["recipe"]["reward"]
+    scaled = finetuning.finetune(path, {"reward": {"scale": 10.0}, "finetune": {"steps": 30}}, "scaled")
+    assert checkpoint.load(scaled, "policy checkpoint")["recipe"]["reward"] == {"scale": 10.0, "shift": 0.0}  # these are no 0/1 rewards
+    assert "learned from 1·r -1, now it is 10·r +0" in capsys.readouterr().err
+    kept = finetuning.finetune(path, {"reward": {"scale": 10.0, "shift": -10.0}, "finetune": {"steps": 30}}, "scaled-and-shifted")
+    assert checkpoint.load(kept, "policy checkpoint")["recipe"]["reward"] == {"scale": 10.0, "shift": -10.0}
+
+
+def test_a_policy_of_other_demonstrations_says_which_it_goes_on_with(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    path = pretraining.pretrain(tree("flow_bc"), "first-data")
+    write_hopper(workshop / "second.hdf5", seed=50)
+    online = finetuning.finetune(path, {"dataset": "second.hdf5", "finetune": {"steps": 30}}, "second-data")
+    first, second = (checkpoint.load(each, "policy checkpoint")["dataset"] for each in (path, online))
+    assert (first["id"], second["id"]) == ("hopper.hdf5", "second.hdf5")
+    assert second["notes"][-1] == f"it came from a policy cloned from hopper.hdf5, sha256 {first['hash']}"
+
+
+@pytest.mark.parametrize(("then", "message"), [
+    ({"updates": 4}, "has had 8 updates, more than the 7 asked for"),
+    ({"updates": 6}, "went on from cloning after 5 updates; 6 of them are asked for"),
+])  # fmt: skip
+def test_a_clone_goes_neither_back_nor_back_to_cloning(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, then: recipe.Tree, message: str
+) -> None:
+    monkeypatch.chdir(workshop)
+    given = recipe.merge(tree("sac_flow"), {"pretrain": {"updates": 5, "regularised_updates": 3}})
+    path = pretraining.pretrain(given, f"order-{then['updates']}")
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=message):
+        pretraining.pretrain(recipe.merge(given, {"pretrain": then}), f"order-{then['updates']}")
+    assert path.read_bytes() == before
+    pretraining.pretrain(recipe.merge(given, {"pretrain": {"regularised_updates": 4}}), f"order-{then['updates']}")
+
+
+def test_a_random_stream_of_another_kind_of_device_goes_on_from_a_seed_of_its_own() -> None:
+    from flowft import device
+
+    stream, other = torch.Generator(), torch.Generator()
+    foreign = torch.arange(16, dtype=torch.uint8)  # as long as a CUDA generator's state
+    device.set_rng_state(stream, foreign)
+    device.set_rng_state(other, foreign)
+    assert torch.equal(torch.rand(3, generator=stream), torch.rand(3, generator=other))
+    device.set_rng_state(other, foreign + 1)
+    assert not torch.equal(torch.rand(3, generator=stream), torch.rand(3, generator=other))
+
+
+def test_the_average_acts_without_a_trust_region_too() -> None:
+    config = {"finetune": {"radius": None}}
+    made = Settings.read(recipe.merge(tree("sac_flow"), config))
+    found = registry.get("algos", "sac_flow")
+    policy = policies.build(found.policy_kind, SPEC, made.networks)
+    algo = found(policy, made.critic, split(made, "finetune", {"loop": finetuning.Loop, "mixture": Share})["algo"], 0)
+    assert algo.acting is not algo.policy
+    metrics = algo.update(batch())
+    assert "anchor_distance" not in metrics
+    actor, anchor = (torch.cat([p.flatten() for p in each.parameters()]).detach() for each in (algo.policy, algo.acting))
+    assert 0 < float((actor - anchor).norm()) < 1, "it follows, more slowly"
 
 
 def test_a_fresh_critic_is_the_seeds(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,7 @@ def test_a_killed_run_continues_to_the_same_end(workshop: Path, uninterrupted: s
         (["train", "--env", "Hopper-v5", "--set", "train.batchsize=1"], 2, "'train.batchsize' (did you mean 'batch_size'?)"),
         (["train", "--env", "Hopper-v5", "--set", "train.random_steps=0"], 2, "random_steps is 0"),
         (["train", "--env", "Hopper-v5", "--set", "train.alpha=0"], 2, "alpha is 0.0; it must be positive"),
+        (["train", "--env", "Hopper-v5", "--set", "finetune.steps=9"], 2, "finetune.steps is a setting of `flowft finetune`"),
         (["train", "--env", "Hopper-v5", "--set", "algo=sac_flow"], 2, "sac_flow starts from demonstrations"),
         (["train", "--env", "Hopper-v5", "--set", "algo=sac_scrach"], 2, "did you mean 'sac_scratch'?"),
         ([*HOPPER, "--seed", "7"], 2, "runs/hopper-v5 holds a run with other settings (seed: 0 -> 7)"),

@@ -117,6 +117,15 @@ def test_a_killed_worker_is_named_and_the_others_leave(workers: Vector) -> None:
     workers.close()  # once more does nothing
 
 
+def test_what_ends_the_whole_group_leaves_the_end_to_the_learner(workers: Vector) -> None:
+    workers.reset_all([1, 2])
+    for pid in _pids(workers):
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+    time.sleep(0.3)
+    assert len(workers.step(_actions(1)[0]).rewards) == 2
+
+
 @pytest.mark.parametrize("processes", [False, True])
 def test_a_simulator_that_raises_is_an_env_error_that_names_its_lane(processes: bool) -> None:
     with Vector(HOPPER, 2, processes) as vector:

@@ -10,6 +10,7 @@ import torch
 from flowft import device
 from flowft.algos.base import Metrics
 from flowft.algos.optim import adam, step
+from flowft.algos.parts import take_moments
 from flowft.data.spec import Batch
 from flowft.policies import flow
 from flowft.policies.policy import FlowPolicy
@@ -41,6 +42,7 @@ class FlowBC:
 
     config_type = Config
     policy_kind = "flow"
+    every_update_acts = True  # there is no critic whose updates would leave the policy as it was
 
     def __init__(self, policy: FlowPolicy, critic: object, config: Config, seed: int) -> None:
         """`critic` settings are taken as every algorithm takes them, and not used."""
@@ -71,7 +73,7 @@ class FlowBC:
     def load_pretrained(self, state: dict[str, Any], critic: bool, optimizers: bool) -> None:
         """The policy is loaded already; there is no critic to take over."""
         if optimizers:
-            self.optimizer.load_state_dict(state["optimizer"])
+            take_moments(self.optimizer, state["optimizer"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])

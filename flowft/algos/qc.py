@@ -50,7 +50,7 @@ class QC:
 
     config_type = Config
     policy_kind = "best_of_n"
-    critic_acts = True  # an update of the critic alone changes the policy
+    every_update_acts = True  # an update of the critic alone changes the policy
     defaults: ClassVar[dict[str, Any]] = {
         "policy": {"network": "mlp", "steps": 10},
         "finetune": {"offline_share": "uniform", "keep_optimizers": True},

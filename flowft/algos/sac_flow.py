@@ -55,6 +55,8 @@ class Config:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive, or null for no clipping")
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma is {self.gamma}; it must be in (0, 1]")
+        if self.target_sigma <= 0:
+            raise ValueError(f"target_sigma is {self.target_sigma}; it must be positive")
 
 
 class SACFlow:
@@ -73,7 +75,7 @@ class SACFlow:
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = torch.tensor(max(config.alpha, 1e-8), device=where).log().requires_grad_()
         self.trust_region: TrustRegion | None = None
-        if config.radius is not None:
+        if config.radius is not None or config.act_with == "average":
             self.trust_region = TrustRegion(policy, config.radius, config.anchor_rate, config.least_strength)
         self.actor_optimizer = adam(policy.parameters(), config.actor_learning_rate)
         self.critic_optimizer = adam(self.critic.parameters(), config.critic_learning_rate)
@@ -116,7 +118,7 @@ class SACFlow:
         behaviour = self._behaviour_distance(own, batch)
         loss = (self.alpha * own.log_prob - q).mean() + self.config.beta * behaviour
         metrics = {"actor_q": q.detach().mean(), "behaviour_distance": behaviour.detach(), "entropy": -own.path_log_prob.detach().mean()}
-        if self.trust_region is not None:
+        if self.trust_region is not None and self.config.radius is not None:
             penalty, distance = self.trust_region.penalty(batch, own, x0, noise)
             loss = loss + penalty
             metrics |= {"anchor_distance": distance, "trust_lambda": self.trust_region.strength}
@@ -161,7 +163,7 @@ class SACFlow:
         norm = step(self.actor_optimizer, loss, self.config.max_grad_norm, allowed)
         taken = norm.isfinite() if allowed is None else norm.isfinite() & allowed
         if self.trust_region is not None:
-            self.trust_region.update(metrics["anchor_distance"], taken)
+            self.trust_region.update(metrics.get("anchor_distance"), taken)
         if self.config.alpha > 0 and self.config.alpha_learning_rate > 0:
             step(self.alpha_optimizer, self.temperature_loss(own.path_log_prob), allowed=taken)
         return {**metrics, "actor_grad_norm": norm, "alpha": self.alpha}

@@ -24,9 +24,9 @@ STEP = 0.05  # of log λ per actor update, times how far the distance is off
 
 
 class TrustRegion:
-    """λ·‖x_K^θ − x_K^anchor‖², λ such that the mean squared distance stays at or below radius²."""
+    """λ·‖x_K^θ − x_K^anchor‖², λ such that the mean squared distance stays at or below radius². Radius None: the anchor alone."""
 
-    def __init__(self, policy: FlowPolicy, radius: float, anchor_rate: float, least: float = 0.0) -> None:
+    def __init__(self, policy: FlowPolicy, radius: float | None, anchor_rate: float, least: float = 0.0) -> None:
         self.policy, self.radius, self.anchor_rate = policy, radius, anchor_rate
         # A multiplier that has decayed to nothing while the actor stood still is no brake when it moves again.
         self.bounds = math.log(least) if least > 0 else -math.inf, math.log(max(least, LARGEST))
@@ -44,11 +44,12 @@ class TrustRegion:
         squared = masked_mean(self.policy.chunk((own.latent - there).square()), batch.valid)
         return self.strength * squared, squared.detach().sqrt()
 
-    def update(self, distance: torch.Tensor, taken: torch.Tensor) -> None:
+    def update(self, distance: torch.Tensor | None, taken: torch.Tensor) -> None:
         """Dual step on λ, then let the anchor follow. `taken`: whether the actor made its step; if not, neither moves."""
         with torch.no_grad():
-            off = ((distance / self.radius).square() - 1).clamp(-1, 1)
-            self.log_strength = torch.where(taken, (self.log_strength + STEP * off).clamp(*self.bounds), self.log_strength)
+            if self.radius is not None and distance is not None:
+                off = ((distance / self.radius).square() - 1).clamp(-1, 1)
+                self.log_strength = torch.where(taken, (self.log_strength + STEP * off).clamp(*self.bounds), self.log_strength)
             average(self.anchor, self.policy, self.anchor_rate * taken)
 
     def centre(self) -> None:

@@ -77,6 +77,6 @@ def _numbers(text: str) -> list[int]:
         found = [int(number) for number in text.split(",") if number.strip()]
     except ValueError:
         found = []
-    if not found or len(set(found)) < len(found):
-        raise UsageError(f"--seeds {text!r} is not a list of different numbers", "--seeds 0,1,2")
+    if not found or len(set(found)) < len(found) or min(found) < 0:
+        raise UsageError(f"--seeds {text!r} is not a list of different numbers from 0 on", "--seeds 0,1,2")
     return found

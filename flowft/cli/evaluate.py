@@ -58,11 +58,10 @@ def _run(
     from flowft.data.d4rl_scores import normalized_score
     from flowft.data.spec import EnvSpec
     from flowft.device import resolve
-    from flowft.envs import base
     from flowft.policies.policy import from_checkpoint
     from flowft.report.stats import wilson
     from flowft.train import evaluate as evaluation
-    from flowft.train.run import other_versions
+    from flowft.train.run import named_environment, other_versions
 
     path = files.find(name)
     content = files.load(path, "policy checkpoint", resolve(device))
@@ -70,7 +69,9 @@ def _run(
         raise UsageError(f"{path} names no environment", f"flowft eval {name} --env ENV")
     for difference in other_versions(content):
         click.echo(f"note: {difference}: the same actions may lead elsewhere", err=True)
-    spec = base.parse(env) if env else EnvSpec.from_tree(content["env"])
+    known = EnvSpec.from_tree(content["env"]) if content["env"] else None
+    spec = named_environment(env, known) if env else known
+    assert spec is not None  # one of the two is there
     config = recipe.build(evaluation.Config, {"episodes": episodes, "seed": seed, "envs": envs, "stochastic": stochastic}, "eval")
     policy = from_checkpoint(content).to(resolve(device))
     found = evaluation.evaluate(policy, spec, config, video)

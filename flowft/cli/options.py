@@ -23,7 +23,7 @@ def training(command: F) -> F:
         [
             click.option("--recipe", "recipes", multiple=True, metavar="NAME|FILE", help="Settings (YAML). Repeatable: later ones win."),
             click.option("--set", "assignments", multiple=True, metavar="A.B=V", help="One setting; wins over the recipe. Repeatable."),
-            click.option("--seed", type=int, help="Seed of everything random in this run."),
+            click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random in this run."),
             click.option("--device", metavar="DEVICE", help="auto (the default), cpu, cuda or cuda:N."),
             click.option("--env", metavar="ENV", help="Environment, e.g. Lift or ogbench:cube-single-play-singletask-v0."),
             click.option("--name", help="Name of the run folder and of the checkpoint."),
@@ -43,12 +43,18 @@ def tree(recipes: Sequence[str], assignments: tuple[str, ...], **given: Any) -> 
 
 
 def recipe_of(dataset: str | None) -> list[str]:
-    """The recipe named after a dataset id or its task (`robomimic/can/mh`: robomimic/can), said on stderr; empty if there is none."""
+    """A dataset's recipe, said on stderr: named after its id or task (`robomimic/can/mh`: robomimic/can), or the one made for it.
+
+    Empty if there is none; then the settings are the defaults, which are of the published scale.
+    """
     names = recipe.available()
-    for name in (dataset or "", (dataset or "").rpartition("/")[0]):
-        if name in names:
-            click.echo(f"recipe: {name}, as the dataset's name is (--recipe NAME for another)", err=True)
-            return [name]
+    named = [name for name in (dataset or "", (dataset or "").rpartition("/")[0]) if name in names]
+    made_for = [name for name in names if not named and recipe.read(name).get("dataset") == dataset]
+    if name := next(iter(named or made_for), None):
+        click.echo(f"recipe: {name}, as it is this dataset's (--recipe NAME for another)", err=True)
+        return [name]
+    if dataset is not None:
+        click.echo("recipe: none, so the published scale: 1M updates, 1M steps (--recipe small for a laptop)", err=True)
     return []
 
 

@@ -9,6 +9,7 @@ in a tanh whose derivative is kept from 0 by 1e-6; their rollout has no drift co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,7 +120,8 @@ def chunk(path: Path, found: Arrays, latent: int, sizes: Sizes) -> tuple[int, in
 
 def _number(found: Arrays, name: str) -> float | None:
     array = found.get(name)
-    return float(array.item()) if array is not None and array.size == 1 and array.dtype.kind in "iuf" else None
+    value = float(array.item()) if array is not None and array.size == 1 and array.dtype.kind in "iuf" else math.nan
+    return value if math.isfinite(value) else None
 
 
 def _witnesses(found: Arrays) -> dict[str, list[int]]:

@@ -23,6 +23,8 @@ class Config:
         for share in (self.offline_share, self.offline_share_end):
             if isinstance(share, float) and not 0 <= share <= 1:
                 raise ValueError(f"offline share {share} is not between 0 and 1")
+        if self.offline_share == "uniform" and self.offline_share_end is not None:
+            raise ValueError("offline_share is uniform, which follows the sizes; offline_share_end needs a number to start from")
 
 
 class Mixture:

@@ -220,7 +220,8 @@ def _start(env: EnvSpec, lane: int) -> tuple[SpawnProcess, Connection]:
 
 def _serve(pipe: Connection, tree: dict[str, Any]) -> None:
     """A worker: build the environment, answer until told to leave or until the learner is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the learner decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the learner decides
+        signal.signal(number, signal.SIG_IGN)
     gone = (EOFError, BrokenPipeError, ConnectionResetError)
     with contextlib.suppress(*gone):  # there is no learner any more: leave, in silence
         try:

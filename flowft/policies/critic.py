@@ -18,6 +18,10 @@ class Config:
     ensemble: int = 2  # members
     activation: Activation = "gelu"  # silu is three times as fast on a CPU
 
+    def __post_init__(self) -> None:
+        if self.ensemble < 1:
+            raise ValueError(f"ensemble is {self.ensemble}; it must be at least 1")
+
 
 class Critic(nn.Module):
     """Blocks of Dense -> activation -> layer norm, then a scalar; one set of weights per member."""

@@ -38,5 +38,9 @@ def load_critic(path: str | Path, device: str = "cpu") -> LoadedCritic:
     policy = from_checkpoint(content)
     config = recipe.build(Config, content["recipe"]["critic"], "critic")
     critic = Critic(policy.spec.observation_dim, policy.latent_dim, config)
-    critic.load_state_dict(content["algo"]["critic"])
+    try:
+        critic.load_state_dict(content["algo"]["critic"])
+    except RuntimeError as error:
+        what = f"the critic of {found} (algo {content['recipe']['algo']}) is of another kind: with batch renormalisation, from scratch"
+        raise CheckpointError(what, "name a checkpoint that flowft pretrain, finetune or convert wrote") from error
     return LoadedCritic(policy.normalizer, critic).to(where).eval()

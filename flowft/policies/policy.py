@@ -45,6 +45,8 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.sigma <= 0:
             raise ValueError(f"sigma is {self.sigma}; it must be positive")
+        if not 0 < self.atanh_limit < 1:
+            raise ValueError(f"atanh_limit is {self.atanh_limit}; it must be between 0 and 1, where atanh is infinite")
         if self.squash_epsilon < 0:
             raise ValueError(f"squash_epsilon is {self.squash_epsilon}; it must not be negative")
         if self.observation_clip is not None and self.observation_clip <= 0:

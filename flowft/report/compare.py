@@ -156,8 +156,10 @@ def _level(level: Level) -> str:
 
 def _notes(rows: Sequence[Row], goal: float) -> str:
     counts = sorted({int(evaluation["episodes"]) for row in rows for run in row.runs for evaluation in run.evaluations})
+    noisy = {bool(run.recipe.get("eval", {}).get("stochastic")) for row in rows for run in row.runs}
+    how = "with exploration noise" if noisy == {True} else "without exploration noise" + (" in some runs" if len(noisy) > 1 else "")
     text = (
-        f"Online environment steps; {' or '.join(map(str, counts))} episodes without exploration noise per evaluation, on seeds "
+        f"Online environment steps; {' or '.join(map(str, counts))} episodes {how} per evaluation, on seeds "
         "that training never uses, the same ones every time. In brackets 95%: Wilson for one seed, the wider of "
         "Student's t and Wilson over several. "
         f"Start: the policy as pretraining left it. The last column: the first evaluation at which the mean over seeds is at {goal:.0%}."

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowft import checkpoint, recipe, registry
+from flowft.data.spec import Spec
 from flowft.errors import UsageError, did_you_mean
+from flowft.policies import policy as policies
 from flowft.train import finetune as finetuning
 from flowft.train import pretrain as pretraining
+from flowft.train.run import require_reach, require_rollout, require_stage
 from flowft.train.runlog import say
 from flowft.train.settings import Settings, split
 
@@ -69,8 +72,7 @@ def parts(named: Mapping[str, Any], given: Mapping[str, Any], rows: Sequence[Ent
             own = recipe.merge({"pretrain": {"evaluate": False}}, given, entry.given, {"seed": seed})
             tree = recipe.assemble(named, own)
             settings = Settings.read(tree)
-            split(settings, "pretrain", {"loop": pretraining.Loop})
-            finetuning.sections(settings)
+            rehearse(settings)
             stem = f"{name}-{entry.label}-s{seed}"
             found.append(Part(entry, seed, stem, f"{stem}-online", tree))
     return found
@@ -86,22 +88,37 @@ def run(todo: Sequence[Part]) -> Iterator[Part]:
         if _at(online, settings, finetuning.FREE, finetuning.sections(settings)["loop"].steps):
             say(f"{online} is done")
         else:
-            if not _at(clone, settings, pretraining.FREE, loop.updates + loop.regularised_updates):
+            if not _at(clone, settings, pretraining.FREE, loop.updates + loop.regularised_updates, exactly=True):
                 pretraining.pretrain(part.tree, part.clone)
             finetuning.finetune(clone, part.tree, part.online)
         yield part
 
 
-def _at(path: Path, settings: Settings, free: tuple[str, ...], step: int) -> bool:
+def rehearse(settings: Settings) -> None:
+    """Build both stages' learners for a task of two numbers, so that settings that do not fit are told of at once."""
+    algorithm = registry.get("algos", settings.algo)
+    require_stage(settings.algo, algorithm, from_scratch=False)
+    require_rollout(settings, algorithm)
+    stages = {"pretrain": split(settings, "pretrain", {"loop": pretraining.Loop}), "finetune": finetuning.sections(settings)}
+    for stage, made in stages.items():
+        require_reach(stage, made["loop"].n_step, settings.policy.horizon)
+        policy = policies.build(algorithm.policy_kind, Spec((("state", 2),), (-1.0,), (1.0,)), settings.networks)
+        algorithm(policy, settings.critic, made["algo"], settings.seed)
+
+
+def _at(path: Path, settings: Settings, free: tuple[str, ...], step: int, exactly: bool = False) -> bool:
     """Whether the checkpoint is there and that far. One of other settings is an error: it must not pass for this part's."""
     if not path.is_file():
         return False
     content = checkpoint.load(path, "policy checkpoint")
     before, now = content["recipe"], recipe.to_tree(settings)
     if settings.reward.shift is None:  # the dataset decides it
-        now["reward"] = before["reward"]
+        now["reward"] = {**now["reward"], "shift": before["reward"]["shift"]}
     if changed := [line for line in recipe.differences(before, now) if not line.startswith(free)]:
         raise UsageError(
             f"{path} was made with other settings ({'; '.join(changed[:5])})", "--name NEW, or the settings that it was made with"
         )
-    return int(content["step"]) >= step
+    done = int(content["step"])
+    if exactly and done > step:
+        raise UsageError(f"{path} was made with {done} updates, more than the {step} asked for", "--name NEW, or as many updates")
+    return done >= step

@@ -20,9 +20,19 @@ from flowft.policies import policy as policies
 from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
 from flowft.train.online import Run
-from flowft.train.run import Interrupts, checkpoint_content, describe, environment, other_versions, require_rollout, require_stage
+from flowft.train.run import (
+    Interrupts,
+    checkpoint_content,
+    describe,
+    environment,
+    other_versions,
+    require_reach,
+    require_rollout,
+    require_stage,
+    require_unused,
+)
 from flowft.train.runlog import RunFolder, say
-from flowft.train.settings import Settings, reward_transform, split, without_knobs
+from flowft.train.settings import Reward, Settings, defaults_of, reward_transform, split, without_knobs
 
 FREE = ("finetune.steps", "eval.envs", "wandb", "threads", "device", "diagnostics")
 
@@ -45,6 +55,14 @@ class Loop:
     keep_optimizers: bool = False  # keep Adam's state from pretraining
     log_every: int = 500  # environment steps between training rows of metrics.jsonl
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "actor_every", "batch_size", "envs", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("random_steps", "start_updates", "start_actor", "updates_per_step"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+
 
 def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Path:
     """Run it (or continue it) from a checkpoint. checkpoints/NAME.pt is there from the first evaluation on; returns its path."""
@@ -54,9 +72,11 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     name = name or f"{path.stem}-finetuned"
     algorithm = registry.get("algos", settings.algo)
     require_stage(settings.algo, algorithm, from_scratch=False)
+    require_unused(settings, "train")
     parts = sections(settings)
     loop: Loop = parts["loop"]
     require_rollout(settings, algorithm)
+    require_reach("finetune", loop.n_step, settings.policy.horizon)
     where = device.resolve(settings.device)
     settings.apply_threads()
     env = environment(settings, None, EnvSpec.from_tree(content["env"]) if content["env"] else None)
@@ -72,6 +92,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     policy.spec = shared_spec(policy.spec, dataset, path)
     algo = algorithm(policy, settings.critic, parts["algo"], settings.seed)
     take_over(algo, content["algo"], loop, path)
+    note_other_rewards(content, settings.reward, loop, path)
     transform = reward_transform(settings)
     online = Replay(loop.capacity, policy.spec.observation_dim, policy.spec.action_dim, transform, settings.seed + 1)
     data = mixture.Mixture(from_dataset(dataset, transform, settings.seed), online, parts["mixture"])
@@ -84,7 +105,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
         collector = Collector(vector, algo.acting, online, settings.seed, loop.random_steps)
         evaluator = Evaluator(env, settings.eval)
         out = checkpoint.folder() / f"{name}.pt"
-        origin = content["dataset"] or describe(dataset)
+        origin = _origin(content["dataset"], dataset)
 
         def publish(step: int, latest: Mapping[str, Any]) -> None:
             evaluation = {"env": env.id, **settings.eval.origin(), **latest}
@@ -110,9 +131,24 @@ def _recipe_of(content: Mapping[str, Any], tree: Mapping[str, Any]) -> recipe.Tr
     """
     before: recipe.Tree = content["recipe"]
     old, new = (registry.get("algos", name).config_type for name in (before["algo"], tree.get("algo", before["algo"])))
-    if issubclass(new, old):
-        return before
-    return {**before, **{section: without_knobs(before, section, before["algo"]) for section in ("pretrain", "finetune")}}
+    if not issubclass(new, old):
+        before = {**before, "train": {}}
+        before |= {section: without_knobs(before, section, content["recipe"]["algo"]) for section in ("pretrain", "finetune")}
+    if "critic" not in content["algo"]:  # none to go on with: the new one is as the algorithm would have it
+        before = recipe.merge(before, {"critic": defaults_of(tree.get("algo", before["algo"])).get("critic", {})})
+    anew = tree.get("reward") or {}
+    other = tree.get("dataset") not in (None, before.get("dataset"))
+    if "shift" not in anew and ("scale" in anew or other):  # the shift follows from scale and dataset, unless it is given
+        before = recipe.merge(before, {"reward": {"shift": None}})
+    return before
+
+
+def _origin(before: Mapping[str, Any] | None, dataset: Dataset) -> dict[str, Any]:
+    """The demonstrations of this stage; the policy may have been cloned from others."""
+    now = describe(dataset)
+    if before is None or before["hash"] == dataset.hash:
+        return dict(before or now)
+    return now | {"notes": [*now["notes"], f"it came from a policy cloned from {before['id']}, sha256 {before['hash']}"]}
 
 
 def require_same_kind(path: Path, content: Mapping[str, Any], settings: Settings) -> None:
@@ -160,3 +196,11 @@ def take_over(algo: Any, state: Mapping[str, Any], loop: Loop, path: Path) -> No
         say(f"note: {path} has no critic; a fresh one starts untrained")
         critic = False
     algo.load_pretrained(state, critic=critic, optimizers=loop.keep_optimizers)
+
+
+def note_other_rewards(content: Mapping[str, Any], now: Reward, loop: Loop, path: Path) -> None:
+    """A critic that goes on under other rewards has to unlearn the old ones first: not an error, but not silent either."""
+    before = recipe.build(Reward, content["recipe"]["reward"], "reward")
+    if before.shift is not None and before != now and "critic" in content["algo"] and not loop.fresh_critic:
+        was, new = (f"{reward.scale:g}·r {reward.shift or 0:+g}" for reward in (before, now))
+        say(f"note: the critic in {path} learned from {was}, now it is {new} (--set finetune.fresh_critic=true starts a new one)")

@@ -93,6 +93,8 @@ class Run:
             if self.interrupts.asked and self.step < self.loop.steps:
                 raise KeyboardInterrupt
         progress.close()
+        if self.watch.verdict:  # found by the last look, in `_save`
+            raise self.watch.verdict
 
     def _update(self) -> None:
         """As many updates as this step owes."""
@@ -108,7 +110,7 @@ class Run:
             self.metrics |= now
 
     def _evaluate(self, progress: Progress) -> None:
-        changes = self.updates if getattr(self.algo, "critic_acts", False) else self.actor_updates
+        changes = self.updates if getattr(self.algo, "every_update_acts", False) else self.actor_updates
         if changes != self.evaluated:  # the same policy on the same seeds gives the same numbers
             self.latest = self.evaluator(self.algo.acting).row()
             self.evaluated = changes

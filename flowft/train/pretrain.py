@@ -18,7 +18,17 @@ from flowft.policies import policy as policies
 from flowft.train.evaluate import evaluate
 from flowft.train.finetune import sections
 from flowft.train.nonfinite import Watch
-from flowft.train.run import Clock, Interrupts, checkpoint_content, describe, environment, require_stage, to_device
+from flowft.train.run import (
+    Clock,
+    Interrupts,
+    checkpoint_content,
+    describe,
+    environment,
+    require_reach,
+    require_stage,
+    require_unused,
+    to_device,
+)
 from flowft.train.runlog import Progress, RunFolder, say
 from flowft.train.settings import Settings, reward_transform, split
 
@@ -49,6 +59,8 @@ def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
     algorithm = registry.get("algos", settings.algo)
     require_stage(settings.algo, algorithm, from_scratch=False)
     loop, config = split(settings, "pretrain", {"loop": Loop}).values()
+    require_unused(settings, "train")
+    require_reach("pretrain", loop.n_step, settings.policy.horizon)
     sections(settings)  # a misspelt finetune setting must not wait until the policy has been cloned
     where = device.resolve(settings.device)
     settings.apply_threads()
@@ -79,6 +91,7 @@ def run_updates(
     step = 0
     if saved := folder.saved():
         step = saved["step"]
+        _require_order(folder, step, saved.get("cloning", min(step, loop.updates)), loop)
         algo.load_state_dict(saved["algo"])
         replay.generator.set_state(saved["replay_rng"])
         watch.in_a_row = dict(saved.get("nonfinite", {}))  # states of older versions lack it
@@ -89,7 +102,12 @@ def run_updates(
 
     def save() -> None:
         watch.look()
-        folder.save({"step": step, "algo": algo.state_dict(), "replay_rng": replay.generator.get_state(), "nonfinite": watch.in_a_row})
+        folder.save(
+            {
+                "step": step, "cloning": min(step, loop.updates), "algo": algo.state_dict(), "replay_rng": replay.generator.get_state(),
+                "nonfinite": watch.in_a_row,
+            }
+        )  # fmt: skip
 
     while step < total:
         batch = to_device(replay.sample(loop.batch_size, algo.policy.horizon, offline=True, n_step=loop.n_step), where)
@@ -109,6 +127,17 @@ def run_updates(
             raise KeyboardInterrupt
     progress.close()
     save()
+    if watch.verdict:
+        raise watch.verdict
+
+
+def _require_order(folder: RunFolder, step: int, cloning: int, loop: Loop) -> None:
+    """A run goes on where it stopped: not back before it, and not back to cloning once that is over."""
+    fix = "--name NEW, or the numbers of updates that it was started with"
+    if step > loop.updates + loop.regularised_updates:
+        raise UsageError(f"{folder.path} has had {step} updates, more than the {loop.updates + loop.regularised_updates} asked for", fix)
+    if step > cloning != loop.updates:
+        raise UsageError(f"{folder.path} went on from cloning after {cloning} updates; {loop.updates} of them are asked for", fix)
 
 
 def finish(folder: RunFolder, name: str, settings: Settings, algo: Any, dataset: Dataset, loop: Loop) -> Path:

@@ -67,9 +67,7 @@ def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | No
     """The environment of a run: `env` of the recipe, else the checkpoint's, else the dataset's."""
     found = saved or (dataset.env if dataset else None)
     if settings.env is not None:
-        named = base.parse(settings.env)
-        same = found is not None and (named.family, named.id) == (found.family, found.id)
-        found = found if same else named
+        found = named_environment(settings.env, found)
     if found is not None and settings.max_steps is not None:
         found = replace(found, max_steps=settings.max_steps)
     if found is not None and settings.env_kwargs:
@@ -77,6 +75,12 @@ def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | No
     if found is not None and settings.data.observation and not found.observation:
         found = replace(found, observation=settings.data.observation)
     return found
+
+
+def named_environment(text: str, known: EnvSpec | None) -> EnvSpec:
+    """What was written after --env; where that is the environment already known, with all that is known of it."""
+    named = base.parse(text)
+    return known if known is not None and (named.family, named.id) == (known.family, known.id) else named
 
 
 def require_stage(name: str, algorithm: Any, from_scratch: bool) -> None:
@@ -92,6 +96,22 @@ def require_rollout(settings: Settings, algorithm: Any) -> None:
     """Gradients through the rollout can be logged where the actor learns through one."""
     if settings.diagnostics.gradients and not getattr(algorithm, "through_rollout", False):
         raise UsageError(f"the algorithm {settings.algo} learns nothing through the rollout", "--set diagnostics.gradients=false")
+
+
+def require_reach(section: str, n_step: int | None, horizon: int) -> None:
+    """Q is of a whole chunk, so its target cannot bootstrap before the chunk's end."""
+    if n_step is not None and n_step < horizon:
+        raise UsageError(f"{section}.n_step is {n_step}, less than the chunk's {horizon} steps", f"--set {section}.n_step=null")
+
+
+def require_unused(settings: Settings, *sections: str) -> None:
+    """A section that this command does not read must not look as if it were."""
+    for section in sections:
+        if tree := getattr(settings, section):
+            raise UsageError(
+                f"{section}.{next(iter(tree))} is a setting of `flowft {section}`; this command does not read that section",
+                "leave it out, or give it in the section named after this command",
+            )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

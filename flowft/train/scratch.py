@@ -19,7 +19,7 @@ from flowft.policies import policy as policies
 from flowft.train.collect import Collector
 from flowft.train.evaluate import Evaluator
 from flowft.train.online import Run
-from flowft.train.run import Interrupts, checkpoint_content, environment, require_rollout, require_stage
+from flowft.train.run import Interrupts, checkpoint_content, environment, require_reach, require_rollout, require_stage, require_unused
 from flowft.train.runlog import RunFolder, say
 from flowft.train.settings import Settings, reward_transform, split
 
@@ -77,6 +77,8 @@ def train(tree: Mapping[str, Any], name: str | None = None) -> Path:
     require_stage(settings.algo, algorithm, from_scratch=True)
     require_rollout(settings, algorithm)
     loop, config = split(settings, "train", {"loop": Loop}).values()
+    require_unused(settings, "pretrain", "finetune")
+    require_reach("train", loop.n_step, settings.policy.horizon)
     where = device.resolve(settings.device)
     settings.apply_threads()
     env = environment(settings, None)
@@ -95,7 +97,7 @@ def train(tree: Mapping[str, Any], name: str | None = None) -> Path:
             out = checkpoint.folder() / f"{name}.pt"
 
             def publish(step: int, latest: Mapping[str, Any]) -> None:
-                evaluation = {"env": env.id, "seed": settings.eval.seed, **latest}
+                evaluation = {"env": env.id, **settings.eval.origin(), **latest}
                 now = checkpoint_content(settings, "train", step, algo.acting, algo.state_dict(), env, None, evaluation)
                 checkpoint.save(out, "policy checkpoint", now)
 
@@ -108,7 +110,7 @@ def train(tree: Mapping[str, Any], name: str | None = None) -> Path:
 
 def with_defaults(tree: Mapping[str, Any]) -> recipe.Tree:
     """The recipe on top of what is different from scratch; each network brings its own sizes."""
-    network = tree.get("policy", {}).get("network", DEFAULTS["policy"]["network"])
+    network = recipe.section(tree, "policy").get("network", DEFAULTS["policy"]["network"])
     return recipe.merge(DEFAULTS, {"policy": {"net": NETS.get(network, {})}}, tree)
 
 

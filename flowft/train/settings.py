@@ -70,8 +70,11 @@ class Settings:
         name = str(tree.get("algo", cls.algo))
         for other in algos:
             registry.get("algos", other)
-        defaults: Mapping[str, Any] = getattr(registry.get("algos", name), "defaults", {})
-        return recipe.build(cls, recipe.merge(defaults, recipe.for_algorithm(tree, name)), "")
+        return recipe.build(cls, recipe.merge(defaults_of(name), recipe.for_algorithm(tree, name)), "")
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0")
 
     @property
     def networks(self) -> Networks:
@@ -101,6 +104,12 @@ def split(settings: Settings, section: str, loops: Mapping[str, type[Any]]) -> d
                 f"in a recipe, keep it under algos: {{{owners[0]}: {{{section}: {{{key}: …}}}}}}",
             )
     return recipe.split(configs, tree, section)
+
+
+def defaults_of(algo: str) -> Mapping[str, Any]:
+    """What an algorithm sets outside of its own knobs (SAC Flow's six critics), below any recipe."""
+    found: Mapping[str, Any] = getattr(registry.get("algos", algo), "defaults", {})
+    return found
 
 
 def without_knobs(tree: Mapping[str, Any], section: str, algo: str) -> recipe.Tree:
