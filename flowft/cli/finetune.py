@@ -20,7 +20,8 @@ def finetune(
     """Improve a checkpoint online; the same command continues a killed run.
 
     Needs nothing but --ckpt: environment, demonstrations and settings travel with the checkpoint. What is given here
-    wins over them. Writes checkpoints/NAME.pt and runs/NAME/.
+    wins over them. Writes checkpoints/NAME.pt and runs/NAME/; NAME is the checkpoint's with -finetuned unless --name
+    says otherwise.
     """
     tree = options.tree(recipes, assignments, dataset=dataset, seed=seed, device=device, env=env)
     with options.interruptible():

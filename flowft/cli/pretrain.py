@@ -16,9 +16,9 @@ def pretrain(
 ) -> None:  # fmt: skip
     """Clone a flow policy from demonstrations and train its critic.
 
-    A dataset that a recipe is named after (`flowft pretrain --dataset scripted/lift`) brings that recipe along.
-    Writes checkpoints/NAME.pt and runs/NAME/. NAME is the dataset's unless --name says otherwise. The same command
-    continues a run that was interrupted.
+    A dataset with a recipe of its own (`flowft pretrain --dataset scripted/lift`) brings it along; any other starts at
+    the published scale. Writes checkpoints/NAME.pt and runs/NAME/. NAME is the dataset's unless --name says otherwise.
+    The same command continues a run that was interrupted.
     """
     tree = options.tree(recipes or options.recipe_of(dataset), assignments, dataset=dataset, seed=seed, device=device, env=env)
     with options.interruptible():

@@ -15,8 +15,9 @@ def train(
     """Learn a flow policy from scratch, from rewards alone.
 
     An environment that a recipe is named after (`flowft train --env HalfCheetah-v5`: scratch/halfcheetah) brings that
-    recipe along; any other starts at the published scale. Writes checkpoints/NAME.pt and runs/NAME/. NAME is the
-    environment's unless --name says otherwise. The same command continues a run that was interrupted.
+    recipe along; any other starts at the published scale. Plain SAC: --set algo=sac_scratch. Writes
+    checkpoints/NAME.pt and runs/NAME/. NAME is the environment's unless --name says otherwise. The same command
+    continues a run that was interrupted.
     """
     tree = options.tree(recipes or options.recipe_of_env(env), assignments, seed=seed, device=device, env=env)
     with options.interruptible():

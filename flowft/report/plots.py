@@ -255,6 +255,7 @@ def _dress(axes: Axes, lines: Sequence[Curve], kind: str) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(thousands)
     lighten(axes)
-    band = "t interval over seeds" if any(curve.runs > 1 for curve in lines) else "Wilson interval of each evaluation"
-    axes.set_title(f"Shaded: 95 % {band}" if kind == "success" else "", fontsize=9, color="#5b6770", loc="left")
+    several, single = any(curve.runs > 1 for curve in lines), any(curve.runs == 1 for curve in lines)
+    bands = ["Wilson interval of each evaluation"] * single + ["the wider of t and Wilson over seeds"] * several
+    axes.set_title(f"Shaded: 95 %, {' or '.join(bands)}" if kind == "success" else "", fontsize=9, color="#5b6770", loc="left")
     axes.legend(framealpha=0.9, edgecolor="none", loc="lower right" if kind == "success" else "best", fontsize=9)

@@ -110,7 +110,7 @@ class Collector:
         if len(state["lanes"]) != self.vector.count:
             raise EnvError(
                 f"this run was started with {len(state['lanes'])} environments, not {self.vector.count}",
-                f"--set finetune.envs={len(state['lanes'])}",
+                f"--set finetune.envs={len(state['lanes'])} (or train.envs, from scratch)",
             )
         self.episodes, self.taken = state["episodes"], state.get("taken", 0)  # older runs did not count
         self.stream.set_state(state["rng"].cpu())
