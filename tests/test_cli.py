@@ -117,6 +117,8 @@ def test_eval_repeats_itself_and_speaks_json(workshop: Path) -> None:
         for n, more in [("4", []), ("4", ["--envs", "2"]), ("2", [])]
     )
     assert first["each"] == second["each"], "the number of workers changes nothing"
+    named = json.loads(flowft("eval", "hopper", "--episodes", "4", "--env", "Hopper-v5", "--json", cwd=workshop).stdout)
+    assert named["each"] == first["each"], "the checkpoint's own environment by its name: with its step limit"
     assert first["each"]["return"][:2] == fewer["each"]["return"], "an episode does not depend on how many follow"
     assert len(set(first["each"]["return"])) > 1, "episodes have seeds of their own"
     assert (first["successes"], first["episodes"], first["success_low"]) == (0, 4, 0.0)

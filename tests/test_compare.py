@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -70,6 +71,9 @@ def test_the_table_the_json_and_the_plot_say_the_same(tmp_path: Path) -> None:
     assert lines[2][5:7] == ["–", "–"], "the seeds of this row have not been there yet"
     assert set(lines[4][2:]) == {"–"}
     assert "Not evaluated yet: lift-alone-s1, lift-later-s0." in text
+    assert "50 episodes without exploration noise per evaluation" in text
+    noisy = [dataclasses.replace(run, recipe={"eval": {"stochastic": True}}) for run in found[0].runs]
+    assert "50 episodes with exploration noise" in report._notes([report.Row("noisy", tuple(noisy), ())], 0.9)
     found_json = json.loads((tmp_path / "deep" / "out" / "table.json").read_text())
     assert [entry["label"] for entry in found_json["algorithms"]] == ["good", "alone", "later"]
     assert found_json["algorithms"][0]["runs"]["lift-good-s2"][1] == {"step": 1000, "successes": 45, "episodes": 50}

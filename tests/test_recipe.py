@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from flowft import recipe
+from flowft.cli import options
 from flowft.errors import UsageError
 from flowft.train.settings import Settings, split
 
@@ -145,6 +146,22 @@ def test_recipes_are_found_by_path_by_name_and_with_a_hint(tmp_path: Path) -> No
     assert recipe.read(str(mine)) == recipe.read("group/mine", home=tmp_path) == {"seed": 4}
     with pytest.raises(UsageError, match="did you mean 'group/mine'"):
         recipe.read("group/mien", home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("scripted/lift", "scripted/lift"),
+        ("robomimic/can/ph", "robomimic/can"),
+        ("ogbench/cube-single-play", "ogbench/cube-single"),
+        ("d4rl/door-human-v1", "d4rl/door-human"),
+        ("mine.hdf5", None),
+    ],
+)
+def test_a_dataset_brings_its_recipe_along_and_says_so(dataset: str, name: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert options.recipe_of(dataset) == ([name] if name else [])
+    said = capsys.readouterr().err
+    assert f"recipe: {name}, as it is this dataset's" in said if name else "none, so the published scale" in said
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1\n- 2\n", "text"])

@@ -73,6 +73,9 @@ def test_from_an_environment_to_a_policy_a_card_and_a_curve(workshop: Path) -> N
     shown = json.loads(flowft("eval", "hopper-v5", "--episodes", "2", "--json", cwd=workshop).stdout)
     assert (shown["env"], shown["return"]) == ("gymnasium:Hopper-v5", last["return"]), "the checkpoint is the policy of the last evaluation"
 
+    flowft(*HOPPER, "--name", "noisy", "--set", "eval.stochastic=true", "--set", "train.steps=80", cwd=workshop)
+    assert "with sampling noise" in (workshop / "runs" / "noisy" / "README.md").read_text()
+
     drawn = flowft("plot", "hopper-v5", "--out", "a.svg", "--kind", "return", cwd=workshop)
     assert drawn.stdout.splitlines()[0] == f"hopper-v5: {last['return']:.2f} after 160 online steps"
     assert (workshop / "a.svg").stat().st_size > 5_000
