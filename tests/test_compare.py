@@ -78,6 +78,7 @@ def test_the_table_the_json_and_the_plot_say_the_same(tmp_path: Path) -> None:
     assert [entry["label"] for entry in found_json["algorithms"]] == ["good", "alone", "later"]
     assert found_json["algorithms"][0]["runs"]["lift-good-s2"][1] == {"step": 1000, "successes": 45, "episodes": 50}
     assert [curve.label for curve in report.curves(found)] == ["good (mean of 3 seeds)", "alone"]
+    assert report.curves(found)[0].each == ((0.4, 0.8, 1.0), (0.6, 0.76, 0.98), (0.5, 0.9, 0.96))
     assert report.curves(found)[1].middle == (0.5, 0.2, 0.6, 0.9, 0.8)
     assert (tmp_path / "deep" / "out" / "success.png").read_bytes()[:4] == b"\x89PNG"
 

@@ -13,8 +13,13 @@ Metrics = dict[str, torch.Tensor]  # detached scalars, still on the device: read
 
 
 class Algorithm(Protocol):
-    """Knows no environment, no logger and no disk. Its class may also hold `defaults`: what it is published with in the
-    recipe's other sections (RLPD's ensemble of 10), which any recipe overrides."""
+    """Knows no environment, no logger and no disk. Its class may also hold
+
+    - `defaults`: what it is published with in the recipe's other sections (RLPD's ensemble of 10), which any recipe overrides,
+    - `from_scratch`: it belongs to `flowft train`,
+    - `through_rollout`: its actor learns through the flow steps, so their gradients can be measured,
+    - `every_update_acts`: an update that leaves the actor alone changes what acts all the same.
+    """
 
     policy_kind: str  # the kind of policy that it trains, a name in the registry
     policy: Policy

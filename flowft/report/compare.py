@@ -87,7 +87,7 @@ def write(rows: Sequence[Row], out: Path, title: str, command: str, goal: float 
     out.mkdir(parents=True, exist_ok=True)
     card.write(out / "table.json", json.dumps(as_json(rows, goal), indent=2) + "\n")
     card.write(out / "table.md", f"# {title}\n\n{table(rows, goal)}\n\n{_notes(rows, goal)}\n\n    {command}\n\n![success](success.png)\n")
-    plots.write(curves(rows), out / "success.png")
+    plots.write_panels(curves(rows), out / "success.png")
 
 
 def curves(rows: Sequence[Row]) -> list[plots.Curve]:

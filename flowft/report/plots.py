@@ -47,6 +47,7 @@ class Curve:
     high: tuple[float, ...]
     start: float | None
     runs: int
+    each: tuple[tuple[float, ...], ...] = ()  # where it is a mean: its seeds, at the same steps
 
 
 def read_run(folder: Path) -> Run:
@@ -122,6 +123,32 @@ def write(lines: Sequence[Curve], out: Path, kind: str = "success", training: Ru
     save(figure, out)
 
 
+def write_panels(lines: Sequence[Curve], out: Path) -> None:
+    """A panel per curve, with its band and its seeds, the other curves behind it in grey: many bands on one another say nothing."""
+    across = min(4, len(lines))
+    down = -(-len(lines) // across)
+    figure = new_figure(out, (2.9 * across, 2.4 * down + 0.3))
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for axes, curve, colour in zip(grid.flat, lines, colours(len(lines)), strict=False):
+        for other in lines:
+            if other is not curve:
+                axes.plot(other.steps, 100 * np.asarray(other.middle), color="#c9ced2", linewidth=1.0, zorder=1)
+        for values in curve.each:
+            axes.plot(curve.steps, 100 * np.asarray(values), color=colour, linewidth=0.8, alpha=0.6, zorder=2)
+        _draw_curve(axes, curve, colour, "success")
+        axes.set_title(curve.label, fontsize=10, loc="left")
+        axes.set_ylim(-2, 102)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(thousands)
+        lighten(axes)
+    for axes in grid.flat[len(lines) :]:
+        axes.set_visible(False)
+    figure.supxlabel("online environment steps", fontsize=9)
+    figure.supylabel("success rate (%)", fontsize=9)
+    figure.suptitle(f"{_bands(lines)}; thin: each seed; grey: the other rows", fontsize=9, color="#5b6770")
+    save(figure, out)
+
+
 def require_matplotlib(needed_for: str) -> None:
     """An error that names the extra where it is not installed."""
     try:
@@ -183,6 +210,7 @@ def _mean(group: Sequence[Run], kind: str) -> Curve:
         high=tuple(m.high for m in means),
         start=float(np.mean(starts)) if starts else None,
         runs=len(group),
+        each=tuple(tuple(_value(table[step], kind) for step in steps) for table in tables),
     )
 
 
@@ -255,7 +283,12 @@ def _dress(axes: Axes, lines: Sequence[Curve], kind: str) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(thousands)
     lighten(axes)
-    several, single = any(curve.runs > 1 for curve in lines), any(curve.runs == 1 for curve in lines)
-    bands = ["Wilson interval of each evaluation"] * single + ["the wider of t and Wilson over seeds"] * several
-    axes.set_title(f"Shaded: 95 %, {' or '.join(bands)}" if kind == "success" else "", fontsize=9, color="#5b6770", loc="left")
+    axes.set_title(_bands(lines) if kind == "success" else "", fontsize=9, color="#5b6770", loc="left")
     axes.legend(framealpha=0.9, edgecolor="none", loc="lower right" if kind == "success" else "best", fontsize=9)
+
+
+def _bands(lines: Sequence[Curve]) -> str:
+    """What the shaded bands of success are."""
+    several, single = any(curve.runs > 1 for curve in lines), any(curve.runs == 1 for curve in lines)
+    kinds = ["Wilson interval of each evaluation"] * single + ["the wider of t and Wilson over seeds"] * several
+    return f"Shaded: 95 %, {' or '.join(kinds)}"
