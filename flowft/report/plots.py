@@ -145,7 +145,8 @@ def write_panels(lines: Sequence[Curve], out: Path) -> None:
         axes.set_visible(False)
     figure.supxlabel("online environment steps", fontsize=9)
     figure.supylabel("success rate (%)", fontsize=9)
-    figure.suptitle(f"{_bands(lines)}; thin: each seed; grey: the other rows", fontsize=9, color="#5b6770")
+    thin = "thin: each seed; " if any(curve.each for curve in lines) else ""
+    figure.suptitle(f"{_bands(lines)}; {thin}grey: the other rows", fontsize=9, color="#5b6770")
     save(figure, out)
 
 
