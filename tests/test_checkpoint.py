@@ -104,3 +104,6 @@ def test_find_looks_beside_and_in_the_checkpoint_folder(tmp_path: Path, monkeypa
     assert checkpoint.find("can") == checkpoint.find("can.pt") == checkpoint.find(str(tmp_path / "can.pt")) == tmp_path / "can.pt"
     with pytest.raises(CheckpointError, match=r"no checkpoint 'cna'.*there: can.pt"):
         checkpoint.find("cna")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWFT_CHECKPOINTS", "elsewhere")
+    assert checkpoint.find("can") == Path("can.pt"), "`convert --out can.pt` writes it here"

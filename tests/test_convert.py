@@ -83,6 +83,14 @@ def test_without_metadata_the_chunk_is_one_step_until_somebody_says_more(tmp_pat
     assert content["recipe"]["policy"]["steps"] == 4
 
 
+@pytest.mark.parametrize("name", ["K", "std", "horizon"])
+def test_metadata_that_are_no_number_count_for_none(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.npz", change=lambda a: a.update({name: np.float32(np.nan if name == "horizon" else np.inf)}))
+    made = sacflow_npz.convert(tmp_path / "a.npz", Sizes())["recipe"]["policy"]
+    assert (made["steps"], made["horizon"]) == (4 if name == "K" else 3, 2)
+    assert np.isfinite(made["sigma"])
+
+
 def test_what_is_asked_wins_over_the_files_own_horizon(tmp_path: Path) -> None:
     write(tmp_path / "a.npz")
     content = sacflow_npz.convert(tmp_path / "a.npz", Sizes(horizon=6))

@@ -13,6 +13,9 @@ import pytest
 import torch
 import yaml
 
+from flowft import load_critic
+from flowft.errors import CheckpointError
+
 from .test_cli import FLOWFT, flowft, reached, refused, rows, same, weights
 
 TINY: dict[str, Any] = {
@@ -73,6 +76,8 @@ def test_from_an_environment_to_a_policy_a_card_and_a_curve(workshop: Path) -> N
     shown = json.loads(flowft("eval", "hopper-v5", "--episodes", "2", "--json", cwd=workshop).stdout)
     assert (shown["env"], shown["return"]) == ("gymnasium:Hopper-v5", last["return"]), "the checkpoint is the policy of the last evaluation"
 
+    with pytest.raises(CheckpointError, match=r"algo sac_flow_scratch\) is of another kind"):
+        load_critic(workshop / "checkpoints" / "hopper-v5.pt")
     flowft(*HOPPER, "--name", "noisy", "--set", "eval.stochastic=true", "--set", "train.steps=80", cwd=workshop)
     assert "with sampling noise" in (workshop / "runs" / "noisy" / "README.md").read_text()
 
