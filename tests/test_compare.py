@@ -88,6 +88,8 @@ def test_columns_are_spread_over_the_furthest_run(tmp_path: Path) -> None:
     assert report.columns(long) == [4000, 8000, 11000, 15000]
     short = report.gather({"a": [write_run(tmp_path / "c-s0", 0, [1, 2])]})
     assert report.columns(short) == [1000]
+    few = report.gather({"a": [write_run(tmp_path / "d-s0", 0, [1, 2, 3, 4])]})
+    assert report.columns(few) == [1000, 2000, 3000], "few enough to show them all"
 
 
 def test_columns_are_steps_that_the_furthest_runs_share(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def columns(rows: Sequence[Row]) -> list[int]:
     furthest = max((steps[-1] for steps in found), default=0)
     shared = set.intersection(*(set(steps) for steps in found if steps[-1] == furthest)) if found else set()
     later = sorted(step for step in shared if step > 0)
-    return sorted({later[round((i + 1) * len(later) / COLUMNS) - 1] for i in range(COLUMNS) if later and (i + 1) * len(later) >= COLUMNS})
+    if len(later) <= COLUMNS:
+        return later
+    return sorted({later[round((i + 1) * len(later) / COLUMNS) - 1] for i in range(COLUMNS)})
 
 
 def table(rows: Sequence[Row], goal: float) -> str:
