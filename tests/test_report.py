@@ -77,7 +77,15 @@ def write_run(folder: Path, seed: int, successes: list[int], extra: str = "") ->
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"seed": seed, "finetune": {"beta": 100}}))
     rows = [{"kind": "eval", "stage": "pretrain", "step": 9000, "successes": 50, "episodes": 50, "return": 0.0, "length": 1}]
     rows += [
-        {"kind": "eval", "stage": "finetune", "step": 1000 * i, "successes": k, "episodes": 50, "return": -float(i), "length": 80}
+        {
+            "kind": "eval",
+            "stage": "finetune",
+            "step": 1000 * i,
+            "successes": k,
+            "episodes": 50,
+            "return": -float(i * (1 + seed)),
+            "length": 80,
+        }
         for i, k in enumerate(successes)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + extra)
@@ -125,6 +133,16 @@ def test_a_run_from_scratch_has_no_cloned_policy_to_start_from(tmp_path: Path) -
 def test_return_has_the_return_on_its_axis(tmp_path: Path) -> None:
     run = plots.read_run(write_run(tmp_path / "lift", 0, [25, 45]))
     assert plots.draw([run], tmp_path / "return.svg", kind="return")[0].middle == (0.0, -1.0)
+
+
+def test_returns_of_two_seeds_are_drawn_as_they_are_and_those_of_three_with_a_band(tmp_path: Path) -> None:
+    def picture(seeds: int) -> str:
+        runs = [plots.read_run(write_run(tmp_path / f"lift-{seeds}-s{seed}", seed, [25, 45])) for seed in range(seeds)]
+        plots.draw(runs, tmp_path / "return.svg", kind="return")
+        return (tmp_path / "return.svg").read_text()
+
+    assert "PolyCollection" not in picture(2), "t with one degree of freedom is six times as wide as the seeds are apart"
+    assert "PolyCollection" in picture(3)
 
 
 @pytest.mark.parametrize("content", [None, "", '{"kind": "train", "step": 1}\n'])

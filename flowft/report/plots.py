@@ -133,8 +133,6 @@ def write_panels(lines: Sequence[Curve], out: Path) -> None:
         for other in lines:
             if other is not curve:
                 axes.plot(other.steps, 100 * np.asarray(other.middle), color="#c9ced2", linewidth=1.0, zorder=1)
-        for values in curve.each:
-            axes.plot(curve.steps, 100 * np.asarray(values), color=colour, linewidth=0.8, alpha=0.6, zorder=2)
         _draw_curve(axes, curve, colour, "success")
         axes.set_title(curve.label, fontsize=10, loc="left")
         axes.set_ylim(-2, 102)
@@ -145,8 +143,7 @@ def write_panels(lines: Sequence[Curve], out: Path) -> None:
         axes.set_visible(False)
     figure.supxlabel("online environment steps", fontsize=9)
     figure.supylabel("success rate (%)", fontsize=9)
-    thin = "thin: each seed; " if any(curve.each for curve in lines) else ""
-    figure.suptitle(f"{_bands(lines)}; {thin}grey: the other rows", fontsize=9, color="#5b6770")
+    figure.suptitle(f"{_legend(lines, 'success')}; grey: the other rows", fontsize=9, color="#5b6770")
     save(figure, out)
 
 
@@ -258,8 +255,10 @@ def colours(count: int) -> list[str]:
 def _draw_curve(axes: Axes, curve: Curve, colour: str, kind: str) -> None:
     scale = 100.0 if kind == "success" else 1.0
     steps, middle = np.asarray(curve.steps), scale * np.asarray(curve.middle)
-    if curve.low != curve.middle or curve.high != curve.middle:
+    if _has_band(curve, kind):
         axes.fill_between(steps, scale * np.asarray(curve.low), scale * np.asarray(curve.high), color=colour, alpha=0.16, linewidth=0)
+    for values in curve.each:
+        axes.plot(steps, scale * np.asarray(values), color=colour, linewidth=0.8, alpha=0.6, zorder=2)
     axes.plot(steps, middle, color=colour, linewidth=1.8, marker="o", markersize=3.5, label=curve.label, zorder=3)
     if curve.start is not None:
         level = f"{curve.start:.0%}".replace("%", " %") if kind == "success" else f"{curve.start:.1f}"
@@ -284,12 +283,25 @@ def _dress(axes: Axes, lines: Sequence[Curve], kind: str) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(thousands)
     lighten(axes)
-    axes.set_title(_bands(lines) if kind == "success" else "", fontsize=9, color="#5b6770", loc="left")
+    axes.set_title(_legend(lines, kind), fontsize=9, color="#5b6770", loc="left")
     axes.legend(framealpha=0.9, edgecolor="none", loc="lower right" if kind == "success" else "best", fontsize=9)
 
 
-def _bands(lines: Sequence[Curve]) -> str:
-    """What the shaded bands of success are."""
+def _has_band(curve: Curve, kind: str) -> bool:
+    """One return has none. Of two, Student's t reaches six times as far as they are apart, and nothing stops it at 0 or 100 %."""
+    return kind == "success" or curve.runs > 2
+
+
+def _legend(lines: Sequence[Curve], kind: str) -> str:
+    """What bands and thin lines are."""
     several, single = any(curve.runs > 1 for curve in lines), any(curve.runs == 1 for curve in lines)
-    kinds = ["Wilson interval of each evaluation"] * single + ["the wider of t and Wilson over seeds"] * several
-    return f"Shaded: 95 %, {' or '.join(kinds)}"
+    words = []
+    if kind == "success":
+        kinds = ["Wilson interval of each evaluation"] * single + ["the wider of t and Wilson over seeds"] * several
+        words.append(f"shaded: 95 %, {' or '.join(kinds)}")
+    elif any(_has_band(curve, kind) for curve in lines):
+        words.append("shaded: 95 %, Student's t over three or more seeds")
+    if several:
+        words.append("thin: each seed")
+    text = "; ".join(words)
+    return text[:1].upper() + text[1:]
