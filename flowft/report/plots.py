@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0b6e99", "#d1495b", "#3d8b37", "#8f5aa8", "#c47f17", "#5b6770")
+COLOURS = ("#0b6e99", "#d1495b", "#3d8b37", "#8f5aa8", "#c47f17", "#5b6770", "#2a9d8f")
 # What may differ between the seeds of one experiment.
 ONLINE = ("finetune", "train")  # stages whose steps are the environment's
 SEED_KEYS = ("seed", "device", "threads", "wandb")
