@@ -39,6 +39,10 @@ class TrainingError(FlowftError):
     """A run that cannot go on."""
 
 
+class NonFiniteAction(FlowftError):
+    """A policy that answers a finite observation with NaN or infinity."""
+
+
 class MissingExtra(FlowftError):
     """An optional dependency that is not installed."""
 

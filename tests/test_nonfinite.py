@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,7 +15,7 @@ from flowft.algos.flow_bc import Config as CloneConfig
 from flowft.algos.flow_bc import FlowBC
 from flowft.algos.sac_flow import Config
 from flowft.data.spec import Batch
-from flowft.errors import UsageError
+from flowft.errors import NonFiniteAction, UsageError
 from flowft.recipe import build
 from flowft.train import nonfinite
 from flowft.train.runlog import RunFolder
@@ -142,6 +143,18 @@ def test_no_update_asks_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     algo.update(data)
 
 
+def test_no_nan_is_acted_on_and_bad_observations_are_not_the_policys_fault() -> None:
+    made = policy("mlp")
+    good = np.zeros((1, 5), np.float32)
+    assert np.isfinite(made.act(good)).all()
+    assert np.isnan(made.act(good * np.nan)).all(), "answered as it was asked"
+    with torch.no_grad():
+        next(made.parameters()).fill_(float("nan"))
+    with pytest.raises(NonFiniteAction, match="answers a finite observation with 6 action values of 6") as caught:
+        made.act(good)
+    assert caught.value.fix
+
+
 # What the loop makes of it ----------------------------------------------------------------------------------------------
 
 
@@ -255,3 +268,30 @@ def test_pretraining_ends_the_same_way(workshop: Path) -> None:
     assert "fix: --name NEW --set pretrain.critic_learning_rate=0.0001" in said
     assert not (workshop / "checkpoints" / "wild-clone.pt").exists()
     assert (workshop / "runs" / "wild-clone" / "state.pt").exists()
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_an_actor_that_diverges_is_named_and_spoils_no_saved_state(command: str, workshop: Path) -> None:
+    """Its last gradient is finite, the weights after it are not: the end of a run must not publish or save them."""
+    name = f"far-{command}"
+    rate = ["--set", f"{command}.actor_learning_rate=1e30"]
+    if command == "pretrain":
+        words = ["pretrain", "--recipe", "tiny.yaml", "--set", "pretrain.updates=1", "--set", "pretrain.evaluate=false", *rate]
+    else:
+        words = ["finetune", "--ckpt", "hopper", "--set", "finetune.radius=null", "--set", "finetune.act_with=actor", *rate]
+    said = refused(flowft(*words, "--name", name, cwd=workshop, code=1).stderr)
+    assert "the actor has diverged by step" in said
+    assert f"fix: --name NEW --set {command}.actor_learning_rate=0.0001" in said
+    assert not (workshop / "checkpoints" / f"{name}.pt").exists() or finite(workshop / "checkpoints" / f"{name}.pt")
+    state = workshop / "runs" / name / "state.pt"
+    assert state.exists() == (command == "finetune"), "a run that was never sound has nothing to go on from"
+    assert ("is the last sound one" in said) == state.exists()
+    if state.exists():
+        assert finite(state)
+
+
+def finite(path: Path) -> bool:
+    """Whether every weight of the policy in a checkpoint or state is finite."""
+    content = torch.load(path, weights_only=True)
+    weights = content["algo"]["policy"]
+    return len(weights) > 3 and all(torch.isfinite(value).all() for value in weights.values())

@@ -88,7 +88,7 @@ def test_from_an_environment_to_a_policy_a_card_and_a_curve(workshop: Path) -> N
 
 @pytest.mark.parametrize(
     ("more", "kind"),
-    [(["policy.network=flow_t", "policy.net.width=16"], "flow"), (["algo=sac_scratch"], "gaussian")],
+    [(["policy.network=flow_t", "policy.net.width=16", "train.target_entropy=0"], "flow"), (["algo=sac_scratch"], "gaussian")],
     ids=["flow_t", "gaussian"],
 )
 def test_the_other_actors_start_learn_and_are_evaluated(workshop: Path, more: list[str], kind: str) -> None:
@@ -97,6 +97,21 @@ def test_the_other_actors_start_learn_and_are_evaluated(workshop: Path, more: li
     flowft(*HOPPER, "--name", name, *options, cwd=workshop)
     assert torch.load(workshop / "checkpoints" / f"{name}.pt", weights_only=True)["policy_kind"] == kind
     assert json.loads(flowft("eval", name, "--episodes", "1", "--json", cwd=workshop).stdout)["episodes"] == 1
+
+
+def test_an_actor_that_diverges_ends_the_run_and_reaches_no_simulator(workshop: Path) -> None:
+    """Its gradients are finite, its weights after the step are of no use: the actor is named, and not the data."""
+    name = "far"
+    done = flowft(*HOPPER, "--name", name, "--set", "train.actor_learning_rate=1e30", cwd=workshop, code=1)
+    said = refused(done.stderr)
+    assert "the actor has diverged by step 6" in said
+    assert "answers a finite observation with 3 action values of 3 that are not finite" in said
+    assert "fix: --name NEW --set train.actor_learning_rate=0.0001" in said
+    assert "data check" not in said
+    state = torch.load(workshop / "runs" / name / "state.pt", weights_only=True)
+    assert (state["step"], all(torch.isfinite(value).all() for value in state["algo"]["policy"].values())) == (0, True)
+    published = workshop / "checkpoints" / f"{name}.pt"
+    assert not published.exists(), "no evaluation was made of it"
 
 
 def test_an_environment_brings_its_recipe_along(tmp_path: Path) -> None:

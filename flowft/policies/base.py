@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from flowft.data.spec import Array, Spec
+from flowft.errors import NonFiniteAction
 from flowft.policies.normalizer import Normalizer
 
 
@@ -39,6 +40,20 @@ class Policy(nn.Module):
         """Chunks (B, h, A) in [−1, 1] for observations (B, O); without `noise` the policy as it is evaluated."""
         raise NotImplementedError
 
+    def decide(self, observation: Array, x0: torch.Tensor, noise: torch.Tensor | None = None) -> Array:
+        """`unit_chunk` for whoever acts on it: no NaN reaches a simulator, a replay or a robot.
+
+        NonFiniteAction where the observation is finite and the chunk is not.
+        """
+        chunks = self.unit_chunk(observation, x0, noise)
+        bad = ~np.isfinite(chunks) & np.all(np.isfinite(observation), axis=-1, keepdims=True)[:, :, None]
+        if bad.any():
+            raise NonFiniteAction(
+                f"the policy answers a finite observation with {bad.sum()} action values of {bad.size} that are not finite",
+                "take an earlier checkpoint: the weights of this one have diverged",
+            )
+        return chunks
+
     def chunk(self, flat: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, h, A)."""
         return flat.reshape(*flat.shape[:-1], self.horizon, self.spec.action_dim)
@@ -55,7 +70,7 @@ class Policy(nn.Module):
             raise ValueError(f"observation has shape {flat.shape}; this policy sees {self.spec.observation_dim} values ({wanted})")
         batch = np.atleast_2d(flat)
         start = torch.randn(len(batch), self.start_dim) if x0 is None else torch.as_tensor(np.atleast_2d(np.asarray(x0, dtype=np.float32)))
-        actions = self.spec.from_unit(self.unit_chunk(batch, start))
+        actions = self.spec.from_unit(self.decide(batch, start))
         return actions[0] if flat.ndim == 1 else actions
 
     def on_device(self, observation: Array) -> torch.Tensor:

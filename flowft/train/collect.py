@@ -67,9 +67,13 @@ class Collector:
         if empty:
             policy = self.policy if self.taken >= self.random_steps else self.uniform
             x0, noise = policy.draw(len(empty), self.stream)
-            chunks = policy.unit_chunk(np.stack([lane.observation for lane in empty]), x0, noise)
+            chunks = policy.decide(np.stack([lane.observation for lane in empty]), x0, noise)
             for lane, chunk in zip(empty, chunks, strict=True):
                 lane.queue = list(chunk)
+
+    def observations(self) -> Array:
+        """Where the lanes are now, (lanes, O)."""
+        return np.stack([lane.observation for lane in self.lanes])
 
     def _took(
         self, index: int, lane: Lane, action: Array, observation: Array, reward: float, terminated: bool, truncated: bool, success: bool

@@ -109,7 +109,7 @@ class Running:
     def next_action(self, policy: Policy, stochastic: bool) -> Array:
         if not self.queue:
             x0, noise = policy.draw(1, self.stream)
-            self.queue = list(policy.unit_chunk(self.observation[None], x0, noise if stochastic else None)[0])
+            self.queue = list(policy.decide(self.observation[None], x0, noise if stochastic else None)[0])
         return self.queue.pop(0)
 
     def took(self, observation: Array, reward: float, terminated: bool, truncated: bool, success: bool) -> bool:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from flowft.algos.base import Metrics
-from flowft.data.spec import Batch
-from flowft.errors import TrainingError
+from flowft.data.spec import Array, Batch
+from flowft.errors import NonFiniteAction, TrainingError
+from flowft.policies.base import Policy
 from flowft.train.runlog import RunFolder, say
 
 ON_A_DEVICE = 50  # updates between looks where looking makes the host wait
@@ -83,6 +84,19 @@ class Watch:
         if data:
             return TrainingError(what, "flowft data check DATASET; if the demonstrations are sound, it was the environment")
         return TrainingError(what, f"--name NEW {' or '.join(self._slower(part))}")
+
+    def require_actor(self, step: int, policy: Policy, observation: Array) -> None:
+        """Before its state is saved over a sound one. TrainingError where the policy's answer to (B, O) is not finite."""
+        try:
+            policy.decide(observation, *policy.draw(len(observation), torch.Generator().manual_seed(0)))
+        except NonFiniteAction as error:
+            raise self.diverged(step, error) from error
+
+    def diverged(self, step: int, error: NonFiniteAction) -> TrainingError:
+        """The end of a run whose actor has left the finite numbers, by steps that were finite themselves."""
+        kept = f"; the state in {self.folder.path} is the last sound one" if (self.folder.path / "state.pt").exists() else ""
+        what = f"the actor has diverged by step {step}: {error.what}{kept}"
+        return TrainingError(what, f"--name NEW {' or '.join(self._slower('actor'))}")
 
     def _slower(self, part: str) -> list[str]:
         """The settings that hold a part of the algorithm back, with values below those of this run."""

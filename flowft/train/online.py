@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from flowft.algos import diagnostics
 from flowft.data import mixture
 from flowft.data.spec import Batch
+from flowft.errors import NonFiniteAction
 from flowft.train.collect import Collector, Finished
 from flowft.train.evaluate import Evaluator
 from flowft.train.nonfinite import Watch
@@ -69,6 +70,12 @@ class Run:
     def go(self, eval_every: int) -> None:
         """Collect, update, evaluate, save, until `steps`."""
         self._begin()
+        try:
+            self._go(eval_every)
+        except NonFiniteAction as error:
+            raise self.watch.diverged(self.step, error) from error
+
+    def _go(self, eval_every: int) -> None:
         clock, progress = Clock(), Progress(self.folder.stage, self.loop.steps, self.step, "step")
         while self.step < self.loop.steps:
             lanes = self.collector.vector.count
@@ -137,6 +144,7 @@ class Run:
 
     def _save(self) -> None:
         self.watch.look()
+        self.watch.require_actor(self.step, self.algo.policy, self.collector.observations())
         self.folder.save(
             {
                 **{name: getattr(self, name) for name in _COUNTERS}, "algo": self.algo.state_dict(),

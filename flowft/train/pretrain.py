@@ -102,6 +102,7 @@ def run_updates(
 
     def save() -> None:
         watch.look()
+        watch.require_actor(step, algo.policy, replay.observation[:16].numpy())
         folder.save(
             {
                 "step": step, "cloning": min(step, loop.updates), "algo": algo.state_dict(), "replay_rng": replay.generator.get_state(),
