@@ -117,6 +117,16 @@ def test_the_temperature_falls_while_the_entropy_is_above_its_target(kind: str, 
 
 
 @pytest.mark.parametrize("kind", ["flow_g", "gaussian"])
+@pytest.mark.parametrize(("target_entropy", "falls"), [(-1000.0, True), (1000.0, False)])
+def test_the_target_entropy_may_be_a_number_and_wins(kind: str, target_entropy: float, falls: bool) -> None:
+    algo = agent(kind, alpha=0.1, alpha_learning_rate=1e-2, target_entropy=target_entropy, target_sigma=0.1)
+    assert algo.target_entropy == target_entropy
+    for _ in range(5):
+        algo.update_actor(batch(64, 1))
+    assert (float(algo.alpha) < 0.1) is falls
+
+
+@pytest.mark.parametrize("kind", ["flow_g", "gaussian"])
 def test_the_entropy_counts_the_squash(kind: str) -> None:
     """Deep in the tanh's tails actions hardly differ: there the entropy is low, whatever the noise before the squash."""
     algo = agent(kind, alpha=0.1)

@@ -38,6 +38,7 @@ class Config:
     alpha: float = 0.01  # initial temperature; recipes/README.md has what ten times as much costs
     alpha_learning_rate: float = 3e-4  # Adam's; 0: α stays as it is
     target_sigma: float | None = None  # target entropy, stated as the noise σ that has it; None: the published one of the policy's kind
+    target_entropy: float | None = None  # the same as a number (nats, the squash counted); wins over target_sigma
     bonus: Literal["excess", "whole"] = "excess"  # what Q counts of the entropy: what exceeds the target, or all of it, as published
 
     def __post_init__(self) -> None:
@@ -77,7 +78,8 @@ class CrossQ:
         self.actor_optimizer = adam(policy.parameters(), config.actor_learning_rate, config.adam_beta1)
         self.critic_optimizer = adam(self.critic.parameters(), config.critic_learning_rate, config.adam_beta1)
         self.alpha_optimizer = adam([self.log_alpha], config.alpha_learning_rate)
-        self.target_entropy = self.entropy_at(self.published_sigma if config.target_sigma is None else config.target_sigma)
+        at_noise = self.entropy_at(self.published_sigma if config.target_sigma is None else config.target_sigma)
+        self.target_entropy = at_noise if config.target_entropy is None else config.target_entropy
         self.stream = device.generator(where, seed)
 
     def entropy_at(self, sigma: float) -> float:
