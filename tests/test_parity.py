@@ -218,6 +218,14 @@ def test_rollout_without_std_is_the_policys_own(tmp_path: Path) -> None:
     own, named = (policy.rollout(given["obs"], given["x0"], given["eps"], **how) for how in ({}, {"std": 0.05, "drift_correction": False}))
     assert torch.allclose(own[0], named[0], atol=1e-6)
     assert torch.allclose(own[1], named[1], rtol=1e-6)
+    for wrong in (
+        {"observation": given["obs"][0], "x0": given["x0"][0], "noise": given["eps"][:, 0]},
+        {"observation": given["obs"], "x0": given["x0"], "noise": given["eps"][:, :1]},
+    ):
+        with pytest.raises(ValueError, match="this policy's rollout takes"):
+            policy.rollout(**wrong)
+    with pytest.raises(ValueError, match=r"std is 0\.0; it must be positive"):
+        policy.rollout(given["obs"], given["x0"], given["eps"], std=0.0)
     corrected, _ = policy.rollout(given["obs"], given["x0"], given["eps"], std=0.5, drift_correction=True)
     plain, _ = policy.rollout(given["obs"], given["x0"], given["eps"], std=0.5, drift_correction=False)
     assert not torch.allclose(corrected, plain, atol=1e-2)

@@ -10,10 +10,12 @@ in a tanh whose derivative is kept from 0 by 1e-6; their rollout has no drift co
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from flowft import recipe
@@ -49,7 +51,7 @@ def convert(path: Path, sizes: Sizes) -> dict[str, Any]:
     if not actor:
         names = ", ".join(list(found)[:8]) or "none"
         raise DataError(f"{path} holds no parameters: no array is called param:… (there are: {names})", AGAIN)
-    network = recognise(path, actor)
+    network = recognise(path, actor, _latent(found))
     q = critic(ensemble) if ensemble else None
     entries = [*network.entries, *(q.entries if q else [])]
     solved = arrays.solve(entries, {**actor, **ensemble}, _witnesses(found))
@@ -66,6 +68,7 @@ def convert(path: Path, sizes: Sizes) -> dict[str, Any]:
     spec = Spec(((UNNAMED, solved["observation"]),), (-1.0,) * action_dim, (1.0,) * action_dim)
     policy = FlowPolicy(spec, settings.policy)
     policy.network.load_state_dict(arrays.parameters(network.entries, actor))
+    require_same_velocity(path, found, policy)
     algo = {}
     if q is not None:
         made = Critic(spec.observation_dim, policy.latent_dim, settings.critic)
@@ -118,6 +121,36 @@ def chunk(path: Path, found: Arrays, latent: int, sizes: Sizes) -> tuple[int, in
     return horizon, action
 
 
+def require_same_velocity(path: Path, found: Arrays, policy: FlowPolicy) -> None:
+    """A file without a whole block (the gate, the last decoder layer) is a whole file of another network: its `velocity` tells."""
+    named = [found[name] for name in ("obs", "x", "t", "velocity") if name in found and found[name].dtype.kind == "f"]
+    if len(named) < 4:
+        return
+    observation, x, t, expected = (torch.from_numpy(np.array(array, dtype=np.float32)) for array in named)
+    batch = len(x) if x.ndim else 0
+    if (
+        observation.shape != (batch, policy.spec.observation_dim)
+        or t.numel() != batch
+        or not x.shape == expected.shape == (batch, policy.latent_dim)
+    ):
+        return  # not inputs of this network
+    with torch.no_grad():
+        off = float((policy.velocity(observation, x, t) - expected).abs().max())
+    if not off <= 1e-3 * max(1.0, float(expected.abs().max())):
+        name = policy.config.network
+        raise DataError(
+            f"{path} is no whole {name}: its parameters, taken for one, give a velocity {off:.2g} off its own `velocity`", AGAIN
+        )
+
+
+def _latent(found: Arrays) -> int | None:
+    """The size of a chunk, where `x` and the file's horizon and action size agree on it."""
+    wide, horizon, action = found.get("x"), _number(found, "horizon"), _number(found, "action_dim")
+    if wide is None or horizon is None or action is None or wide.ndim != 2 or wide.shape[1] != horizon * action:
+        return None
+    return int(wide.shape[1])
+
+
 def _number(found: Arrays, name: str) -> float | None:
     array = found.get(name)
     value = float(array.item()) if array is not None and array.size == 1 and array.dtype.kind in "iuf" else math.nan
@@ -136,12 +169,15 @@ def _witnesses(found: Arrays) -> dict[str, list[int]]:
 # The published networks -------------------------------------------------------------------------------------------------
 
 
-def recognise(path: Path, actor: Arrays) -> Network:
-    """Which of the three networks these names belong to."""
+def recognise(path: Path, actor: Arrays, latent: int | None = None) -> Network:
+    """Which of the three networks these names belong to. `latent`: what the last layer puts out, where the file says so."""
     roots = {name.removeprefix("param:").partition("/")[0] for name in actor}
     if roots & {"velocity_head", "action_proj"} or any(root.startswith("layer_") for root in roots):
         return flow_t(arrays.count(actor, r"param:layer_(\d+)/"))
     depth = arrays.count(actor, r"param:mlp/Dense_(\d+)/")
+    last = {actor[name].shape[-1:] for part in ("kernel", "bias") if (name := f"param:mlp/Dense_{depth - 1}/{part}") in actor}
+    if latent is not None and len(last) == 1 and last != {(latent,)}:
+        depth += 1  # it does not end there: what is missing is the last layer
     if "gate_net" in roots:
         return flow_g(depth)
     if "mlp" in roots:
@@ -198,7 +234,9 @@ def _flow_t_settings(sizes: dict[str, int], layers: int) -> dict[str, Any]:
 
 def critic(ensemble: Arrays) -> Network:
     """Dense_i -> gelu -> LayerNorm_i, then a scalar; the members come first in every shape."""
-    depth = arrays.count(ensemble, r"critic:value_net/Dense_(\d+)/")
+    norms = r"critic:value_net/LayerNorm_(\d+)/"
+    hidden = arrays.count(ensemble, norms) if any(re.match(norms, name) for name in ensemble) else 0
+    depth = max(arrays.count(ensemble, r"critic:value_net/Dense_(\d+)/"), hidden + 1)  # a norm after each layer but the last
     widths = ["observation+latent", *(f"critic {i}" for i in range(depth - 1)), "1"]
     entries = []
     for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):

@@ -115,7 +115,17 @@ class FlowPolicy(Policy):
 
         K is the length of `noise` (K, B, D). `std`: noise of one step, x + v·Δt + std·ε; None: this policy's σ√Δt.
         `drift_correction`: None is this policy's own setting. `noisy_path` has the points x_0 … x_K on the way.
+        ValueError for other shapes, and for a `std` of 0, whose path has no density.
         """
+        batch = len(x0)
+        wanted = (batch, self.spec.observation_dim), (batch, self.latent_dim), (len(noise), batch, self.latent_dim)
+        if (given := (tuple(observation.shape), tuple(x0.shape), tuple(noise.shape))) != wanted:
+            wanted_text = f"(B, {self.spec.observation_dim}), (B, {self.latent_dim}), (K, B, {self.latent_dim})"
+            raise ValueError(
+                f"observation, x0 and noise have shapes {', '.join(map(str, given))}; this policy's rollout takes {wanted_text}"
+            )
+        if isinstance(std, (int, float)) and std <= 0:
+            raise ValueError(f"std is {std}; it must be positive (the noise-free flow is `integrate`)")
         path = self.noisy_path(observation, x0, noise, std, drift_correction)
         log_prob = path.log_prob - self.squash.log_derivative(path.end)
         return self.squash(path.end), log_prob.unsqueeze(-1)
