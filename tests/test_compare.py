@@ -67,7 +67,7 @@ def test_the_table_the_json_and_the_plot_say_the_same(tmp_path: Path) -> None:
     assert [line[0] for line in lines[2:]] == ["good", "alone", "later"]
     assert lines[2][1:4] == ["3", "50 % (25–75 %)", "82 % (64–100 %)"]
     assert lines[3][2:4] == ["25/50 (37–63 %)", "10/50 (11–33 %)"]
-    assert lines[3][-2:] == ["10/50 at 1,000 (its start: 50 %)", "3,000"]
+    assert lines[3][-2:] == ["10/50 at 1,000 (start: 50 %)", "3,000"]
     assert lines[2][5:7] == ["–", "–"], "the seeds of this row have not been there yet"
     assert set(lines[4][2:]) == {"–"}
     assert "Not evaluated yet: lift-alone-s1, lift-later-s0." in text
@@ -124,6 +124,7 @@ def test_entries_are_algorithms_and_variants() -> None:
         (None, ["a=sac_flwo"], "did you mean 'sac_flow'"),
         (None, ["sac_flow policy.network=mlp"], "not of the form NAME=ALGO KEY=VALUE"),
         (None, ["a/b=sac_flow"], "not of the form"),
+        (None, ["a=sac_flow algo=qc"], "names two algorithms"),
         (None, ["a=sac_flow policy.network='mlp"], "not of the form NAME=ALGO KEY=VALUE"),  # half a quote
         (None, ["a=sac_flow beta"], "not of the form section.key=value"),
     ],

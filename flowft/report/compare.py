@@ -50,15 +50,14 @@ class Row:
         return Level(step, *success_interval(counts), successes, episodes, len(rows))
 
     def lowest(self) -> Mapping[str, Any] | None:
-        """The worst single evaluation after the start, of any seed."""
+        """The worst single evaluation after the start, of any seed; of equal ones that with the highest start."""
         later = [(run, row) for run in self.runs for row in run.evaluations if int(row["step"]) > 0]
         if not later:
             return None
-        run, row = min(later, key=lambda pair: int(pair[1]["successes"]) / int(pair[1]["episodes"]))
-        start = run.evaluations[0]
+        run, row = min(later, key=lambda pair: (_rate(pair[1]), -_rate(pair[0].evaluations[0])))
         return {
             "successes": int(row["successes"]), "episodes": int(row["episodes"]), "step": int(row["step"]), "run": run.name,
-            "start": int(start["successes"]) / int(start["episodes"]),
+            "start": _rate(run.evaluations[0]),
         }  # fmt: skip
 
     def steps_to(self, rate: float) -> int | None:
@@ -123,7 +122,7 @@ def table(rows: Sequence[Row], goal: float) -> str:
         lowest, first = row.lowest(), row.steps_to(goal)
         worst = "–"
         if lowest:
-            worst = f"{lowest['successes']}/{lowest['episodes']} at {lowest['step']:,} (its start: {lowest['start']:.0%})"
+            worst = f"{lowest['successes']}/{lowest['episodes']} at {lowest['step']:,} (start: {lowest['start']:.0%})"
         cells = [row.label, str(len(row.runs)), *levels, worst, "–" if first is None else f"{first:,}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines).replace("%", " %")
@@ -149,6 +148,10 @@ def as_json(rows: Sequence[Row], goal: float) -> dict[str, Any]:
             for row in rows
         ],
     }
+
+
+def _rate(evaluation: Mapping[str, Any]) -> float:
+    return int(evaluation["successes"]) / int(evaluation["episodes"])
 
 
 def _level(level: Level) -> str:

@@ -50,7 +50,10 @@ def entries(algos: str | None, variants: Sequence[str]) -> list[Entry]:
             words = []
         if not equals or not words or not re.fullmatch(r"[\w.-]+", label):
             raise UsageError(f"--variant {text!r} is not of the form NAME=ALGO KEY=VALUE …", "--variant 'mlp=sac_flow policy.network=mlp'")
-        found.append(Entry(label, recipe.merge({"algo": words[0]}, recipe.from_assignments(words[1:]))))
+        own = recipe.from_assignments(words[1:])
+        if "algo" in own:
+            raise UsageError(f"--variant {text!r} names two algorithms", f"--variant '{label}={own['algo']} …'")
+        found.append(Entry(label, recipe.merge({"algo": words[0]}, own)))
     labels = [entry.label for entry in found]
     if not found or len(set(labels)) < len(labels):
         raise UsageError(
