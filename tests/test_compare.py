@@ -58,6 +58,14 @@ def test_levels_have_the_interval_that_their_seeds_allow(tmp_path: Path) -> None
     assert later.runs == ()
 
 
+def test_of_equal_lows_the_deeper_fall_is_shown(tmp_path: Path) -> None:
+    counts = [[20, 10, 40], [35, 10, 40], [30, 30, 10]]
+    (row,) = report.gather({"a": [write_run(tmp_path / f"a-s{seed}", seed, each) for seed, each in enumerate(counts)]})
+    worst = row.lowest()
+    assert worst is not None
+    assert (worst["successes"], worst["run"], worst["start"]) == (10, "a-s1", 0.7)
+
+
 def test_the_table_the_json_and_the_plot_say_the_same(tmp_path: Path) -> None:
     found = rows(tmp_path)
     report.write(found, tmp_path / "deep" / "out", "title", "flowft compare …")
