@@ -7,6 +7,7 @@ module knows none of them. It coerces by the dataclass's annotation (PyYAML read
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -122,6 +123,21 @@ def build(config: type[T], tree: Mapping[str, Any], where: str) -> T:
         raise UsageError(f"{where}: {error}" if where else str(error)) from error
 
 
+def require(config: object, *names: str, least: float | None = None, above: float | None = None, most: float | None = None) -> None:
+    """For a `__post_init__`: ValueError where a number is below `least` (or not above `above`, 0), or beyond `most`. None passes."""
+    if most is not None:
+        words = f"in [{least:g}, {most:g}]" if above is None else f"in ({above:g}, {most:g}]"
+    else:
+        words = f"at least {least:g}" if above is None else "positive"
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        low = value < least if least is not None else above is not None and value <= above
+        if low or (most is not None and value > most):
+            raise ValueError(f"{name} is {value}; it must be {words}")
+
+
 def split(configs: Mapping[str, type[Any]], tree: Mapping[str, Any], where: str) -> dict[str, Any]:
     """One section of a recipe that configures several dataclasses (a loop and its algorithm): each takes its own keys."""
     owner = {f.name: name for name, config in configs.items() for f in dataclasses.fields(config)}
@@ -195,8 +211,9 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
     elif kind is float:
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             try:
-                return float(value)
-            except ValueError:
+                if math.isfinite(number := float(value)):
+                    return number
+            except (ValueError, OverflowError):
                 pass
     elif kind is int:
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):

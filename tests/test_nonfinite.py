@@ -10,17 +10,27 @@ import pytest
 import torch
 import yaml
 
+from flowft import registry
 from flowft.algos import optim
 from flowft.algos.flow_bc import Config as CloneConfig
 from flowft.algos.flow_bc import FlowBC
 from flowft.algos.sac_flow import Config
-from flowft.data.spec import Batch
+from flowft.data.replay import Replay, RewardTransform
+from flowft.data.spec import Batch, EnvSpec
+from flowft.envs.vector import Vector
 from flowft.errors import NonFiniteAction, UsageError
+from flowft.policies import critic as critics
+from flowft.policies import policy as policies
+from flowft.policies.actor import Config as Actor
+from flowft.policies.policy import FlowPolicy, Networks
 from flowft.recipe import build
 from flowft.train import nonfinite
+from flowft.train.collect import Collector
+from flowft.train.evaluate import Config as EvalConfig
+from flowft.train.evaluate import evaluate
 from flowft.train.runlog import RunFolder
 
-from .helpers import agent, batch, policy
+from .helpers import SPEC, agent, batch, policy
 from .test_cli import TINY, flowft, refused, rows, write_hopper
 from .test_diagnostics import same
 
@@ -248,14 +258,13 @@ def test_a_critic_that_overflows_ends_the_run_with_a_saved_state(workshop: Path)
     found = [row for row in rows(workshop / "runs" / "wild") if row["kind"] == "nonfinite"]
     assert [row["in_a_row"] for row in found] == [1, 2, 3, 4, 5]
     assert {f"{c}_{s}" for c in nonfinite.COLUMNS for s in ("min", "max", "mean", "nonfinite")} <= set(found[0])
+    assert "the critic has diverged by step" in said
     state = torch.load(workshop / "runs" / "wild" / "state.pt", weights_only=True)
-    assert state["step"] == found[-1]["step"]
+    assert (state["step"], sound(state)) == (0, True), "the last sound one"
 
     again = flowft(*command, cwd=workshop, code=1)
-    assert f"continuing at step {state['step']}" in again.stderr
-    more = [row for row in rows(workshop / "runs" / "wild") if row["kind"] == "nonfinite"]
-    assert more[:5] == found, "it went on from there"
-    assert [row["in_a_row"] for row in more[5:]] == [1, 2, 3, 4, 5]
+    assert "continuing at step 0" in again.stderr
+    assert [row for row in rows(workshop / "runs" / "wild") if row["kind"] == "nonfinite"] == found, "and it came to the same"
 
     flowft("finetune", "--ckpt", "hopper", "--name", "tame", "--set", "finetune.critic_learning_rate=0.0001", cwd=workshop)
 
@@ -270,28 +279,95 @@ def test_pretraining_ends_the_same_way(workshop: Path) -> None:
     assert (workshop / "runs" / "wild-clone" / "state.pt").exists()
 
 
-@pytest.mark.parametrize("command", ["pretrain", "finetune"])
-def test_an_actor_that_diverges_is_named_and_spoils_no_saved_state(command: str, workshop: Path) -> None:
-    """Its last gradient is finite, the weights after it are not: the end of a run must not publish or save them."""
-    name = f"far-{command}"
-    rate = ["--set", f"{command}.actor_learning_rate=1e30"]
-    if command == "pretrain":
-        words = ["pretrain", "--recipe", "tiny.yaml", "--set", "pretrain.updates=1", "--set", "pretrain.evaluate=false", *rate]
-    else:
-        words = ["finetune", "--ckpt", "hopper", "--set", "finetune.radius=null", "--set", "finetune.act_with=actor", *rate]
-    said = refused(flowft(*words, "--name", name, cwd=workshop, code=1).stderr)
-    assert "the actor has diverged by step" in said
-    assert f"fix: --name NEW --set {command}.actor_learning_rate=0.0001" in said
-    assert not (workshop / "checkpoints" / f"{name}.pt").exists() or finite(workshop / "checkpoints" / f"{name}.pt")
-    state = workshop / "runs" / name / "state.pt"
-    assert state.exists() == (command == "finetune"), "a run that was never sound has nothing to go on from"
-    assert ("is the last sound one" in said) == state.exists()
-    if state.exists():
-        assert finite(state)
+FINETUNE = ["finetune", "--ckpt", "hopper", "--set", "finetune.radius=null", "--set", "finetune.act_with=actor"]
+PRETRAIN = ["pretrain", "--recipe", "tiny.yaml", "--set", "pretrain.updates=1", "--set", "pretrain.evaluate=false"]
+AT_ONCE = ["--set", "finetune.updates_per_step=12", "--set", "finetune.actor_every=1"]  # the verdict falls before another action
 
 
-def finite(path: Path) -> bool:
-    """Whether every weight of the policy in a checkpoint or state is finite."""
-    content = torch.load(path, weights_only=True)
-    weights = content["algo"]["policy"]
-    return len(weights) > 3 and all(torch.isfinite(value).all() for value in weights.values())
+@pytest.mark.parametrize(
+    ("words", "part", "setting"),
+    [
+        (PRETRAIN, "actor", "pretrain.actor_learning_rate"),
+        (PRETRAIN, "critic", "pretrain.critic_learning_rate"),
+        (FINETUNE, "actor", "finetune.actor_learning_rate"),
+        ([*FINETUNE, *AT_ONCE], "actor", "finetune.actor_learning_rate"),
+    ],
+    ids=["clone", "its critic", "actor", "actor, refused at once"],
+)
+def test_what_has_diverged_is_named_and_neither_saved_nor_published(words: list[str], part: str, setting: str, workshop: Path) -> None:
+    """The last gradient may be finite, and the weights after it of no use to anybody."""
+    name = f"far-{words[0]}-{part}-{len(words)}"
+    said = refused(flowft(*words, "--set", f"{setting}=1e30", "--name", name, cwd=workshop, code=1).stderr)
+    assert f"the {part} has diverged by step" in said
+    assert f"fix: --name NEW --set {setting}=0.0001" in said
+    assert "the last sound state is saved" in said
+    assert ("not finite for 5 updates in a row" in said) == (AT_ONCE[1] in words)
+    state = torch.load(workshop / "runs" / name / "state.pt", weights_only=True)
+    assert (state["step"], sound(state)) == (0, True)
+    published = workshop / "checkpoints" / f"{name}.pt"
+    assert not published.exists() or sound(torch.load(published, weights_only=True))
+
+
+def sound(content: dict[str, Any]) -> bool:
+    """Whether every weight in a checkpoint or state is one that a network can have."""
+    found = [value for part in ("policy", "critic") for value in content["algo"][part].values()]
+    return len(found) > 6 and all(bool((value.abs() < nonfinite.LARGEST).all()) for value in found)
+
+
+@pytest.mark.parametrize(
+    ("found", "part"),
+    [
+        ({"critic_loss": float("inf"), "q": float("nan"), "q_target": 1.0}, "critic"),
+        ({"critic_loss": float("inf"), "q": 1e25, "q_target": 1e23}, "critic"),
+        ({"critic_loss": float("inf"), "q": 3.0, "q_target": float("inf")}, "actor"),
+        ({"critic_loss": float("inf"), "q": -3.0, "q_target": 1e25}, "actor"),
+        ({"critic_loss": float("inf"), "q": 3.0, "q_target": float("nan"), "alpha": float("inf")}, "alpha"),
+        ({"critic_loss": 1.0, "actor_loss": float("nan")}, "actor"),
+        ({"critic_loss": 1.0, "actor_loss": 1.0, "alpha_grad_norm": float("nan"), "alpha": 0.1}, "alpha"),
+    ],
+)
+def test_the_part_whose_doing_it_is_gets_the_advice(found: dict[str, float], part: str, folder: RunFolder) -> None:
+    """A critic cannot help a target that its actor or the temperature has spoilt."""
+    watch = nonfinite.Watch(folder, 1, torch.device("cpu"), Config())
+    watch.see(4, batch(), {name: torch.tensor(value) for name, value in found.items()})
+    assert watch.verdict is not None
+    assert str(watch.verdict.fix).startswith(f"--name NEW --set finetune.{part}_learning_rate=")
+
+
+@pytest.mark.parametrize("kind", ["sac_flow", "rlpd", "sac_flow_scratch"])
+def test_a_temperature_that_cannot_be_learned_is_told(kind: str) -> None:
+    algo = registry.get("algos", kind)
+    networks = Networks(policies.Config("mlp", {"hidden": [16]}, horizon=3), critics.Config((16,)), Actor((16,)))
+    made = policies.build(algo.policy_kind, SPEC, networks)
+    learner = algo(made, critics.Config((16,)), build(algo.config_type, {"alpha": 0.1}, ""), 0)
+    learner.target_entropy = float("nan")
+    before = learner.log_alpha.detach().clone()
+    found = learner.update(batch())
+    assert not found["alpha_grad_norm"].isfinite()
+    assert found["actor_grad_norm"].isfinite()
+    assert torch.equal(learner.log_alpha, before)
+
+
+def test_what_waits_on_a_device_is_written_down_when_the_run_ends(folder: RunFolder) -> None:
+    watch = nonfinite.Watch(folder, 5, torch.device("cpu"), Config())
+    watch.every = 50
+    watch.see(8, poisoned("reward"), update(float("nan")))
+    error = watch.diverged(9, "actor", "it is gone")
+    assert [row["step"] for row in rows(folder.path)] == [8]
+    assert "the actor has diverged by step 9: it is gone" in error.what
+
+
+def test_no_simulator_is_stepped_with_what_is_no_number() -> None:
+    """Neither by training nor by an evaluation."""
+    vector = Vector(EnvSpec("gymnasium", "Hopper-v5", max_steps=15), 1, processes=False)
+    made = FlowPolicy(vector.spec, policies.Config(network="mlp", net={"hidden": [16]}, horizon=3))
+    with torch.no_grad():
+        next(made.network.parameters()).fill_(float("nan"))
+    ring = Replay(100, vector.spec.observation_dim, vector.spec.action_dim, RewardTransform(), 0)
+    live = Collector(vector, made, ring, 0)
+    live.begin()
+    with pytest.raises(NonFiniteAction):
+        live.step()
+    assert (len(ring), live.taken) == (0, 0)
+    with pytest.raises(NonFiniteAction):
+        evaluate(made, EnvSpec("gymnasium", "Hopper-v5", max_steps=15), EvalConfig(episodes=1))

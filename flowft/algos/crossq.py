@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from flowft import device
+from flowft import device, recipe
 from flowft.algos.base import Metrics
 from flowft.algos.optim import adam, step
 from flowft.algos.parts import restore, state_of, td_loss, td_target
@@ -42,12 +42,9 @@ class Config:
     bonus: Literal["excess", "whole"] = "excess"  # what Q counts of the entropy: what exceeds the target, or all of it, as published
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma is {self.gamma}; it must be in (0, 1]")
-        for name in ("alpha", "target_sigma"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
+        recipe.require(self, "gamma", above=0, most=1)
+        recipe.require(self, "alpha", "target_sigma", above=0)
+        recipe.require(self, "actor_learning_rate", "critic_learning_rate", "alpha_learning_rate", "renorm_warmup", least=0)
         for name in ("adam_beta1", "renorm_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
@@ -141,7 +138,7 @@ class CrossQ:
         loss, own, metrics = self.actor_loss(batch)
         norm = step(self.actor_optimizer, loss, allowed=allowed)
         taken = norm.isfinite() if allowed is None else norm.isfinite() & allowed
-        step(self.alpha_optimizer, self.temperature_loss(own.log_prob), allowed=taken)
+        metrics["alpha_grad_norm"] = step(self.alpha_optimizer, self.temperature_loss(own.log_prob), allowed=taken)
         return {**metrics, "actor_grad_norm": norm, "alpha": self.alpha}
 
     @property

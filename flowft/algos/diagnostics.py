@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from flowft import device
+from flowft import device, recipe
 from flowft.algos.base import Metrics
 from flowft.data.spec import Batch
 from flowft.policies.policy import FlowPolicy, Sample
@@ -30,9 +30,7 @@ class Config:
     nonfinite_limit: int = 5  # updates in a row with a non-finite loss or gradient that end the run
 
     def __post_init__(self) -> None:
-        for name in ("every", "elements", "nonfinite_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        recipe.require(self, "every", "elements", "nonfinite_limit", least=1)
 
 
 class Actor(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flowft import device
+from flowft import device, recipe
 from flowft.algos.base import Metrics
 from flowft.algos.optim import adam, step
 from flowft.algos.parts import take_moments
@@ -35,6 +35,9 @@ def masked_mean(error: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 @dataclass(frozen=True)
 class Config:
     learning_rate: float = 3e-4  # Adam's
+
+    def __post_init__(self) -> None:
+        recipe.require(self, "learning_rate", least=0)
 
 
 class FlowBC:

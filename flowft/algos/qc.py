@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from flowft import device
+from flowft import device, recipe
 from flowft.algos.base import Metrics
 from flowft.algos.flow_bc import flow_matching_loss
 from flowft.algos.optim import adam, average, step
@@ -41,8 +41,9 @@ class Config:
     critic_learning_rate: float = 3e-4  # Adam's
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma is {self.gamma}; it must be in (0, 1]")
+        recipe.require(self, "gamma", above=0, most=1)
+        recipe.require(self, "tau", least=0, most=1)
+        recipe.require(self, "actor_learning_rate", "critic_learning_rate", least=0)
 
 
 class QC:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from flowft import device
+from flowft import device, recipe
 from flowft.algos.base import Metrics
 from flowft.algos.flow_bc import flow_matching_loss
 from flowft.algos.optim import adam, average, step
@@ -44,10 +44,9 @@ class Config:
     critic_learning_rate: float = 3e-4  # Adam's
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise ValueError(f"alpha is {self.alpha}; it must not be negative")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma is {self.gamma}; it must be in (0, 1]")
+        recipe.require(self, "gamma", above=0, most=1)
+        recipe.require(self, "tau", least=0, most=1)
+        recipe.require(self, "alpha", "actor_learning_rate", "critic_learning_rate", least=0)
 
 
 class QCFQL:

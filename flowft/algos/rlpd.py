@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from flowft import device
+from flowft import device, recipe
 from flowft.algos.base import Metrics
 from flowft.algos.flow_bc import masked_mean
 from flowft.algos.optim import adam, average, step
@@ -42,12 +42,11 @@ class Config:
     entropy_in_target: bool = False  # whether the critic's target counts the next chunk's entropy; published: not for sparse rewards
 
     def __post_init__(self) -> None:
-        if self.subset < 1:
-            raise ValueError(f"subset is {self.subset}; it must be at least 1")
-        if self.alpha <= 0:
-            raise ValueError(f"alpha is {self.alpha}; it must be positive")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma is {self.gamma}; it must be in (0, 1]")
+        recipe.require(self, "subset", least=1)
+        recipe.require(self, "alpha", above=0)
+        recipe.require(self, "gamma", above=0, most=1)
+        recipe.require(self, "tau", least=0, most=1)
+        recipe.require(self, "actor_learning_rate", "critic_learning_rate", "alpha_learning_rate", least=0)
 
 
 class RLPD:
@@ -144,7 +143,8 @@ class RLPD:
         loss, own, metrics = self.actor_loss(batch)
         norm = step(self.actor_optimizer, loss, allowed=allowed)
         if self.config.alpha_learning_rate > 0:
-            step(self.alpha_optimizer, self.temperature_loss(own.log_prob), allowed=norm.isfinite() & allowed)
+            taken = norm.isfinite() & allowed
+            metrics["alpha_grad_norm"] = step(self.alpha_optimizer, self.temperature_loss(own.log_prob), allowed=taken)
         return {**metrics, "actor_grad_norm": norm, "alpha": self.alpha}
 
     def _sample(self, observation: torch.Tensor) -> Sample:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from flowft import device
+from flowft import device, recipe
 from flowft.algos.base import Metrics
 from flowft.algos.flow_bc import flow_matching_loss, masked_mean
 from flowft.algos.optim import adam, average, step
@@ -47,16 +47,15 @@ class Config:
     target_entropy: float | None = None  # the same as a number (nats, before the squash term); wins over target_sigma
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"beta is {self.beta}; it must not be negative")
+        recipe.require(self, "beta", "alpha", "least_strength", least=0)
+        recipe.require(self, "actor_learning_rate", "critic_learning_rate", "alpha_learning_rate", least=0)
+        recipe.require(self, "tau", "anchor_rate", least=0, most=1)
+        recipe.require(self, "gamma", above=0, most=1)
+        recipe.require(self, "target_sigma", above=0)
         if self.radius is not None and self.radius <= 0:
             raise ValueError(f"radius is {self.radius}; it must be positive, or null for no trust region")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive, or null for no clipping")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma is {self.gamma}; it must be in (0, 1]")
-        if self.target_sigma <= 0:
-            raise ValueError(f"target_sigma is {self.target_sigma}; it must be positive")
 
 
 class SACFlow:
@@ -165,7 +164,7 @@ class SACFlow:
         if self.trust_region is not None:
             self.trust_region.update(metrics.get("anchor_distance"), taken)
         if self.config.alpha > 0 and self.config.alpha_learning_rate > 0:
-            step(self.alpha_optimizer, self.temperature_loss(own.path_log_prob), allowed=taken)
+            metrics["alpha_grad_norm"] = step(self.alpha_optimizer, self.temperature_loss(own.path_log_prob), allowed=taken)
         return {**metrics, "actor_grad_norm": norm, "alpha": self.alpha}
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from flowft import recipe
 from flowft.policies.layers import Activation, activation
 
 
@@ -19,8 +20,7 @@ class Config:
     activation: Activation = "gelu"  # silu is three times as fast on a CPU
 
     def __post_init__(self) -> None:
-        if self.ensemble < 1:
-            raise ValueError(f"ensemble is {self.ensemble}; it must be at least 1")
+        recipe.require(self, "ensemble", least=1)
 
 
 class Critic(nn.Module):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from flowft import recipe
 from flowft.data.spec import Array, EnvSpec
 from flowft.envs import base
 from flowft.envs.vector import Vector
@@ -33,8 +34,8 @@ class Config:
     stochastic: bool = False  # act with the noisy rollout, as training does (and as the published code evaluates)
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}; it must be at least 1")
+        recipe.require(self, "episodes", "envs", least=1)
+        recipe.require(self, "every", "seed", least=0)
 
     def origin(self) -> dict[str, Any]:
         """What a checkpoint says of how its evaluation was made."""

@@ -56,12 +56,8 @@ class Loop:
     log_every: int = 500  # environment steps between training rows of metrics.jsonl
 
     def __post_init__(self) -> None:
-        for name in ("steps", "actor_every", "batch_size", "envs", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("random_steps", "start_updates", "start_actor", "updates_per_step"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        recipe.require(self, "steps", "actor_every", "batch_size", "envs", "log_every", least=1)
+        recipe.require(self, "random_steps", "start_updates", "start_actor", "updates_per_step", least=0)
 
 
 def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Path:

@@ -1,5 +1,6 @@
 """Notices updates that were refused because a loss or gradient was not finite, writes down what they had to learn from, and
-ends a run that does not recover. The algorithm refuses on the device by itself (flowft/algos/optim.py)."""
+ends a run that does not recover. The algorithm refuses on the device by itself (flowft/algos/optim.py). A step may be
+finite and still lead out of all bounds: networks that have diverged are never saved or published."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ import torch
 from flowft.algos.base import Metrics
 from flowft.data.spec import Array, Batch
 from flowft.errors import NonFiniteAction, TrainingError
-from flowft.policies.base import Policy
 from flowft.train.runlog import RunFolder, say
 
 ON_A_DEVICE = 50  # updates between looks where looking makes the host wait
 WATCHED = ("_loss", "_grad_norm")  # endings of the metrics that must be finite
+EVIDENCE = ("q", "q_target", "alpha")  # metrics that tell whose doing it is
 COLUMNS = ("observation", "action", "reward", "next_observation")
+LARGEST = 1e4  # no sound weight is as large: a million of Adam's steps at 1e-3 lead no further than 1e3
 
 
 class Update(NamedTuple):
@@ -26,7 +28,7 @@ class Update(NamedTuple):
     step: int
     batch: Batch
     names: list[str]
-    values: torch.Tensor  # of the watched metrics, still on the device
+    values: torch.Tensor  # of these metrics, still on the device
 
 
 class Watch:
@@ -38,11 +40,12 @@ class Watch:
         self.every = 1 if where.type == "cpu" else ON_A_DEVICE
         self.waiting: list[Update] = []
         self.in_a_row: dict[str, int] = {}  # refused updates by metric; an update without that metric does not count
+        self.alpha = 0.0  # the last temperature seen
         self.verdict: TrainingError | None = None
 
     def see(self, step: int, batch: Batch, metrics: Metrics) -> None:
         """Keep what an update returned. No host synchronisation."""
-        names = [name for name in metrics if name.endswith(WATCHED)]
+        names = [name for name in metrics if name.endswith(WATCHED) or name in EVIDENCE]
         if not names:
             return
         self.waiting.append(Update(step, batch, names, torch.stack([metrics[name] for name in names])))
@@ -59,8 +62,10 @@ class Watch:
         self.waiting.clear()
 
     def _judge(self, update: Update, found: Mapping[str, float]) -> None:
-        bad = [name for name, value in found.items() if not math.isfinite(value)]
-        for name in found:
+        self.alpha = found.get("alpha", self.alpha)
+        watched = [name for name in found if name.endswith(WATCHED)]
+        bad = [name for name in watched if not math.isfinite(found[name])]
+        for name in watched:
             self.in_a_row[name] = self.in_a_row.get(name, 0) + 1 if name in bad else 0
         if not bad:
             return
@@ -71,40 +76,61 @@ class Watch:
         if count == 1:
             say(f"note: step {update.step}: {said}: this update was left out; what was in its batch is in {self.folder.path}/metrics.jsonl")
         if count >= self.limit:
-            self.verdict = self._error(update.step, said, "critic" if bad[0].startswith("critic") else "actor", row)
+            self.verdict = self._error(update.step, said, self._culprit(bad[0], found), row)
             self.in_a_row.clear()  # the same command, given again, tries as many once more
+
+    def _culprit(self, bad: str, found: Mapping[str, float]) -> str:
+        """critic, actor or alpha, whose learning rate is to be lower."""
+        if not abs(self.alpha) < LARGEST or bad.startswith("alpha"):
+            return "alpha"
+        if not bad.startswith("critic"):
+            return "actor"
+        q, target = found.get("q", math.nan), found.get("q_target", 0.0)
+        spoilt = math.isfinite(q) and not abs(target) <= 1e3 * max(1.0, abs(q))  # not by Q, but by what else a target is made of
+        return "actor" if spoilt else "critic"
 
     def _error(self, step: int, said: str, part: str, row: Mapping[str, Any]) -> TrainingError:
         data = [f"{row[f'{name}_nonfinite']} of {name}" for name in COLUMNS if row[f"{name}_nonfinite"]]
         inside = f"; its batch holds non-finite values: {', '.join(data)}" if data else ""
         what = (
             f"not finite for {row['in_a_row']} updates in a row, last at step {step}: {said}{inside} "
-            f'(the rows of kind "nonfinite" in {self.folder.path}/metrics.jsonl have the statistics; the state is saved)'
+            f'(the rows of kind "nonfinite" in {self.folder.path}/metrics.jsonl have the statistics; the last sound state is saved)'
         )
         if data:
             return TrainingError(what, "flowft data check DATASET; if the demonstrations are sound, it was the environment")
         return TrainingError(what, f"--name NEW {' or '.join(self._slower(part))}")
 
-    def require_actor(self, step: int, policy: Policy, observation: Array) -> None:
-        """Before its state is saved over a sound one. TrainingError where the policy's answer to (B, O) is not finite."""
+    def require_sound(self, step: int, algo: Any, observation: Array) -> None:
+        """Before a state is saved over a sound one. TrainingError where a network has diverged; `observation` (B, O) is for the actor."""
+        if (critic := getattr(algo, "critic", None)) is not None and not (largest := largest_weight(critic)) < LARGEST:
+            raise self.diverged(step, "critic", f"its largest weight is {largest:.3g}")
+        if not (largest := largest_weight(algo.policy)) < LARGEST:
+            raise self.diverged(step, "actor", f"its largest weight is {largest:.3g}")
         try:
-            policy.decide(observation, *policy.draw(len(observation), torch.Generator().manual_seed(0)))
+            algo.policy.decide(observation, *algo.policy.draw(len(observation), torch.Generator().manual_seed(0)))
         except NonFiniteAction as error:
-            raise self.diverged(step, error) from error
+            raise self.diverged(step, "actor", error.what) from error
 
-    def diverged(self, step: int, error: NonFiniteAction) -> TrainingError:
-        """The end of a run whose actor has left the finite numbers, by steps that were finite themselves."""
-        kept = f"; the state in {self.folder.path} is the last sound one" if (self.folder.path / "state.pt").exists() else ""
-        what = f"the actor has diverged by step {step}: {error.what}{kept}"
-        return TrainingError(what, f"--name NEW {' or '.join(self._slower('actor'))}")
+    def diverged(self, step: int, part: str, how: str) -> TrainingError:
+        """The end of a run of which a part has left all bounds, perhaps by steps that were finite themselves."""
+        self.look()  # what is still waiting is written down
+        before = f"{self.verdict.what}: " if self.verdict else ""
+        after = "" if self.verdict else f"; the last sound state is saved in {self.folder.path}"
+        what = f"{before}the {part} has diverged by step {step}: {how}{after}"
+        return TrainingError(what, f"--name NEW {' or '.join(self._slower(part))}")
 
     def _slower(self, part: str) -> list[str]:
         """The settings that hold a part of the algorithm back, with values below those of this run."""
         present = {name: getattr(self.config, name) for name in (f"{part}_learning_rate", "learning_rate") if hasattr(self.config, name)}
         tries = {name: min(1e-4, value / 10) for name, value in present.items()}
-        if hasattr(self.config, "max_grad_norm"):
+        if part != "alpha" and hasattr(self.config, "max_grad_norm"):
             tries["max_grad_norm"] = (self.config.max_grad_norm or 100) / 10
         return [f"--set {self.folder.stage}.{name}={value:g}" for name, value in tries.items()]
+
+
+def largest_weight(network: torch.nn.Module) -> float:
+    """The largest |weight|; NaN where one is NaN. Waits for the device."""
+    return max((float(weight.detach().abs().max()) for weight in network.parameters()), default=0.0)
 
 
 def statistics(batch: Batch) -> dict[str, float | int | None]:

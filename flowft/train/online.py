@@ -73,7 +73,7 @@ class Run:
         try:
             self._go(eval_every)
         except NonFiniteAction as error:
-            raise self.watch.diverged(self.step, error) from error
+            raise self.watch.diverged(self.step, "actor", error.what) from error
 
     def _go(self, eval_every: int) -> None:
         clock, progress = Clock(), Progress(self.folder.stage, self.loop.steps, self.step, "step")
@@ -144,7 +144,7 @@ class Run:
 
     def _save(self) -> None:
         self.watch.look()
-        self.watch.require_actor(self.step, self.algo.policy, self.collector.observations())
+        self.watch.require_sound(self.step, self.algo, self.collector.observations())
         self.folder.save(
             {
                 **{name: getattr(self, name) for name in _COUNTERS}, "algo": self.algo.state_dict(),

@@ -47,8 +47,8 @@ class Loop:
     evaluate: bool = True  # in the simulator at the end
 
     def __post_init__(self) -> None:
-        if self.updates < 1 or self.batch_size < 1 or self.log_every < 1:
-            raise ValueError("updates, batch_size and log_every must be at least 1")
+        recipe.require(self, "updates", "batch_size", "log_every", least=1)
+        recipe.require(self, "regularised_updates", least=0)
 
 
 def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
@@ -89,7 +89,8 @@ def run_updates(
     """Cloning updates, then regularised ones; saves as it goes."""
     total = loop.updates + loop.regularised_updates
     step = 0
-    if saved := folder.saved():
+    saved = folder.saved()
+    if saved is not None:
         step = saved["step"]
         _require_order(folder, step, saved.get("cloning", min(step, loop.updates)), loop)
         algo.load_state_dict(saved["algo"])
@@ -102,7 +103,7 @@ def run_updates(
 
     def save() -> None:
         watch.look()
-        watch.require_actor(step, algo.policy, replay.observation[:16].numpy())
+        watch.require_sound(step, algo, replay.observation[:16].numpy())
         folder.save(
             {
                 "step": step, "cloning": min(step, loop.updates), "algo": algo.state_dict(), "replay_rng": replay.generator.get_state(),
@@ -110,6 +111,8 @@ def run_updates(
             }
         )  # fmt: skip
 
+    if saved is None:
+        save()  # a sound state, whatever comes
     while step < total:
         batch = to_device(replay.sample(loop.batch_size, algo.policy.horizon, offline=True, n_step=loop.n_step), where)
         metrics = algo.clone(batch) if step < loop.updates else regularise(batch)

@@ -55,9 +55,8 @@ class Loop:
     log_every: int = 500  # environment steps between training rows of metrics.jsonl
 
     def __post_init__(self) -> None:
-        for name in ("steps", "random_steps", "actor_every", "batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        recipe.require(self, "steps", "random_steps", "actor_every", "batch_size", "envs", "log_every", least=1)
+        recipe.require(self, "updates_per_step", least=0)
 
     @property
     def start_updates(self) -> int:
