@@ -119,20 +119,21 @@ def test_every_array_of_another_shape_is_named_with_both(network: str, tmp_path:
             assert said.count("expected") == 1, f"nothing but {name} is wrong: {said}"
 
 
-def without(network: str, block: str, path: Path) -> str:
-    """What is said of a published file that lacks every array whose name begins with `block`."""
+def without(network: str, path: Path, *blocks: str) -> str:
+    """What is said of a published file that lacks every array whose name begins with one of `blocks`."""
     whole = np.load(Path(__file__).parent / "data" / "sacflow" / f"{network}.npz")
-    kept = {name: whole[name] for name in whole.files if not name.startswith(block)}
+    kept = {name: whole[name] for name in whole.files if not name.startswith(blocks)}
     assert len(kept) < len(whole.files)
     np.savez(path, **kept)
     return refuses(path)
 
 
 @pytest.mark.parametrize("network", ["flow_mlp", "flow_g"])
-def test_a_missing_last_layer_is_named(network: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gradients", [(), ("grad_",)], ids=["as it is", "without gradients"])
+def test_a_missing_last_layer_is_named(network: str, gradients: tuple[str, ...], tmp_path: Path) -> None:
     whole = np.load(Path(__file__).parent / "data" / "sacflow" / f"{network}.npz")
     last = max(name for name in whole.files if name.startswith("param:mlp/Dense_")).rpartition("/")[0]
-    said = without(network, last, tmp_path / "a.npz")
+    said = without(network, tmp_path / "a.npz", last, *gradients)
     assert f"{last}/kernel is missing, expected shape {whole[f'{last}/kernel'].shape}; {last}/bias is missing" in said
     assert said.count("expected") == 2, said
 
@@ -140,15 +141,27 @@ def test_a_missing_last_layer_is_named(network: str, tmp_path: Path) -> None:
 def test_a_critic_without_its_last_layer_is_told_so(tmp_path: Path) -> None:
     whole = np.load(Path(__file__).parent / "data" / "sacflow" / "flow_g.npz")
     last = max(name for name in whole.files if name.startswith("critic:value_net/Dense_")).rpartition("/")[0]
-    said = without("flow_g", last, tmp_path / "a.npz")
+    said = without("flow_g", tmp_path / "a.npz", last)
     assert f"{last}/kernel is missing, expected shape {whole[f'{last}/kernel'].shape}; {last}/bias is missing" in said
     assert said.count("expected") == 2, said
 
 
 @pytest.mark.parametrize(("network", "block", "taken_for"), [("flow_g", "param:gate_net/", "mlp"), ("flow_t", "param:layer_1/", "flow_t")])
 def test_a_file_without_a_whole_block_does_not_pass_for_another_network(network: str, block: str, taken_for: str, tmp_path: Path) -> None:
-    said = without(network, block, tmp_path / "a.npz")
+    """The gradients beside the parameters name what is missing; without them, the velocity tells that something is."""
+    said = without(network, tmp_path / "a.npz", block)
+    assert f"does not hold a published {network}: {block}" in said
+    assert "is missing, expected shape (" in said
+    assert "?" not in said
+    said = without(network, tmp_path / "a.npz", block, "grad_")
     assert f"is no whole {taken_for}: its parameters, taken for one, give a velocity" in said
+
+
+def test_a_velocity_of_half_precision_is_the_networks_own(tmp_path: Path) -> None:
+    whole = np.load(Path(__file__).parent / "data" / "sacflow" / "flow_t.npz")
+    rounded = whole["velocity"] * (1 + 2e-2 * np.random.default_rng(0).uniform(-1, 1, whole["velocity"].shape).astype(np.float32))
+    np.savez(tmp_path / "a.npz", **{name: whole[name] for name in whole.files if name != "velocity"}, velocity=rounded)
+    command("convert", "--from", "sacflow-npz", "a.npz", "--out", "a.pt", cwd=tmp_path)
 
 
 def test_a_transposed_kernel_is_named(tmp_path: Path) -> None:

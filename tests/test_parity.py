@@ -224,8 +224,11 @@ def test_rollout_without_std_is_the_policys_own(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match="this policy's rollout takes"):
             policy.rollout(**wrong)
-    with pytest.raises(ValueError, match=r"std is 0\.0; it must be positive"):
-        policy.rollout(given["obs"], given["x0"], given["eps"], std=0.0)
+    for nothing in (0.0, float("nan"), torch.tensor(0.0), np.float32(0)):
+        with pytest.raises(ValueError, match="it must be positive"):
+            policy.rollout(given["obs"], given["x0"], given["eps"], std=nothing)
+    with pytest.raises(ValueError, match="noise has no step"):
+        policy.rollout(given["obs"], given["x0"], given["eps"][:0])
     corrected, _ = policy.rollout(given["obs"], given["x0"], given["eps"], std=0.5, drift_correction=True)
     plain, _ = policy.rollout(given["obs"], given["x0"], given["eps"], std=0.5, drift_correction=False)
     assert not torch.allclose(corrected, plain, atol=1e-2)

@@ -51,10 +51,12 @@ def convert(path: Path, sizes: Sizes) -> dict[str, Any]:
     if not actor:
         names = ", ".join(list(found)[:8]) or "none"
         raise DataError(f"{path} holds no parameters: no array is called param:… (there are: {names})", AGAIN)
-    network = recognise(path, actor, _latent(found))
+    gradients = {f"param:{name.partition(':')[2]}": array for name, array in found.items() if name.startswith(("grad_fm:", "grad_actor:"))}
+    named = {**gradients, **actor}  # where the file has gradients, they say which parameters there should be
+    network = recognise(path, named, _latent(found))
     q = critic(ensemble) if ensemble else None
     entries = [*network.entries, *(q.entries if q else [])]
-    solved = arrays.solve(entries, {**actor, **ensemble}, _witnesses(found))
+    solved = arrays.solve(entries, {**named, **ensemble}, _witnesses(found))
     wrong = arrays.problems(entries, {**actor, **ensemble}, solved)
     if wrong := wrong or [f"the shapes leave {size} for {symbol}" for symbol, size in solved.items() if size < 1]:
         raise DataError(f"{path} does not hold a published {network.name}: {arrays.listed(wrong)}", AGAIN)
@@ -136,7 +138,7 @@ def require_same_velocity(path: Path, found: Arrays, policy: FlowPolicy) -> None
         return  # not inputs of this network
     with torch.no_grad():
         off = float((policy.velocity(observation, x, t) - expected).abs().max())
-    if not off <= 1e-3 * max(1.0, float(expected.abs().max())):
+    if not off <= 0.05 * max(1.0, float(expected.abs().max())):  # bfloat16 may be 0.03 off, what misses a layer is far off
         name = policy.config.network
         raise DataError(
             f"{path} is no whole {name}: its parameters, taken for one, give a velocity {off:.2g} off its own `velocity`", AGAIN

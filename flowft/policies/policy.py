@@ -124,7 +124,9 @@ class FlowPolicy(Policy):
             raise ValueError(
                 f"observation, x0 and noise have shapes {', '.join(map(str, given))}; this policy's rollout takes {wanted_text}"
             )
-        if isinstance(std, (int, float)) and std <= 0:
+        if not len(noise):
+            raise ValueError("noise has no step; K is its length, at least 1")
+        if std is not None and not bool((torch.as_tensor(std) > 0).all()):
             raise ValueError(f"std is {std}; it must be positive (the noise-free flow is `integrate`)")
         path = self.noisy_path(observation, x0, noise, std, drift_correction)
         log_prob = path.log_prob - self.squash.log_derivative(path.end)
