@@ -133,6 +133,9 @@ def test_entries_are_algorithms_and_variants() -> None:
         (None, ["sac_flow policy.network=mlp"], "not of the form NAME=ALGO KEY=VALUE"),
         (None, ["a/b=sac_flow"], "not of the form"),
         (None, ["a=sac_flow algo=qc"], "names two algorithms"),
+        (None, ["a=sac_flow algo.x=qc"], "names two algorithms"),
+        (None, ["a=sac_flow seed=4"], "sets seed, which all rows share"),
+        (None, ["a=sac_flow dataset=scripted/can"], "sets dataset, which all rows share"),
         (None, ["a=sac_flow policy.network='mlp"], "not of the form NAME=ALGO KEY=VALUE"),  # half a quote
         (None, ["a=sac_flow beta"], "not of the form section.key=value"),
     ],

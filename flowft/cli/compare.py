@@ -42,8 +42,9 @@ def compare(
     are left alone, so the same command continues a killed comparison. To use more cores, start it once per seed and
     then with all seeds and --report-only.
     """
-    given = recipe.merge(recipe.from_assignments(assignments), {"dataset": dataset})
-    given = recipe.merge(given, {"device": device} if device else {}, {"finetune": {"steps": steps}} if steps else {})
+    own = recipe.from_assignments(assignments)
+    shared = {"dataset": dataset}, {"device": device} if device else {}, {"finetune": {"steps": steps}} if steps else {}
+    given = recipe.merge(own, *shared)
     with options.interruptible():
         from flowft import checkpoint
         from flowft.report import card, plots
@@ -54,6 +55,7 @@ def compare(
 
         plots.require_matplotlib("flowft compare")  # before hours of training, not after them
         rows = comparison.entries(algos, variants)
+        comparison.require_same_ground(own, "--set")
         named = options.tree(recipes or options.recipe_of(dataset), ())
         todo = comparison.parts(named, given, rows, _numbers(seeds), name or default_name(dataset))
         folders = {entry.label: [runlog.folder(part.online) for part in todo if part.entry.label == entry.label] for entry in rows}

@@ -52,7 +52,8 @@ def entries(algos: str | None, variants: Sequence[str]) -> list[Entry]:
             raise UsageError(f"--variant {text!r} is not of the form NAME=ALGO KEY=VALUE …", "--variant 'mlp=sac_flow policy.network=mlp'")
         own = recipe.from_assignments(words[1:])
         if "algo" in own:
-            raise UsageError(f"--variant {text!r} names two algorithms", f"--variant '{label}={own['algo']} …'")
+            raise UsageError(f"--variant {text!r} names two algorithms", f"--variant '{label}={words[0]} KEY=VALUE …'")
+        require_same_ground(own, f"--variant {text!r}")
         found.append(Entry(label, recipe.merge({"algo": words[0]}, own)))
     labels = [entry.label for entry in found]
     if not found or len(set(labels)) < len(labels):
@@ -64,6 +65,13 @@ def entries(algos: str | None, variants: Sequence[str]) -> list[Entry]:
         if (name := entry.given["algo"]) not in registry.names("algos"):
             raise UsageError(f"unknown algo {name!r}{did_you_mean(name, registry.names('algos'))}")
     return found
+
+
+def require_same_ground(tree: Mapping[str, Any], where: str) -> None:
+    """What all rows share has options of its own; elsewhere it would be ignored, or make rows that cannot be compared."""
+    options = {"algo": "--algos A,B", "seed": "--seeds N,N", "dataset": "--dataset ID"}
+    for key in options.keys() & tree.keys():
+        raise UsageError(f"{where} sets {key}, which all rows share", options[key])
 
 
 def parts(named: Mapping[str, Any], given: Mapping[str, Any], rows: Sequence[Entry], seeds: Sequence[int], name: str) -> list[Part]:
