@@ -18,7 +18,7 @@ from flowft.algos.sac_flow import Config
 from flowft.data.replay import Replay, RewardTransform
 from flowft.data.spec import Batch, EnvSpec
 from flowft.envs.vector import Vector
-from flowft.errors import NonFiniteAction, UsageError
+from flowft.errors import NonFiniteAction, TrainingError, UsageError
 from flowft.policies import critic as critics
 from flowft.policies import policy as policies
 from flowft.policies.actor import Config as Actor
@@ -346,6 +346,20 @@ def test_a_temperature_that_cannot_be_learned_is_told(kind: str) -> None:
     assert not found["alpha_grad_norm"].isfinite()
     assert found["actor_grad_norm"].isfinite()
     assert torch.equal(learner.log_alpha, before)
+
+
+def test_a_single_bad_weight_is_found_wherever_it_is(folder: RunFolder) -> None:
+    watch = nonfinite.Watch(folder, 5, torch.device("cpu"), Config())
+    seen = np.zeros((1, 5), np.float32)
+    watch.require_sound(1, agent(), seen)
+    for part, network in (("actor", "policy"), ("critic", "critic")):
+        for place in range(len(list(getattr(agent(), network).parameters()))):
+            for value in (float("nan"), float("-inf"), 1e5):
+                algo = agent()
+                with torch.no_grad():
+                    list(getattr(algo, network).parameters())[place].view(-1)[0] = value
+                with pytest.raises(TrainingError, match=f"the {part} has diverged by step 1: its largest weight is"):
+                    watch.require_sound(1, algo, seen)
 
 
 def test_what_waits_on_a_device_is_written_down_when_the_run_ends(folder: RunFolder) -> None:

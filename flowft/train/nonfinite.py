@@ -130,7 +130,7 @@ class Watch:
 
 def largest_weight(network: torch.nn.Module) -> float:
     """The largest |weight|; NaN where one is NaN. Waits for the device."""
-    return max((float(weight.detach().abs().max()) for weight in network.parameters()), default=0.0)
+    return float(torch.stack([weight.detach().abs().max() for weight in network.parameters()]).max())
 
 
 def statistics(batch: Batch) -> dict[str, float | int | None]:
