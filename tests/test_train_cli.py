@@ -95,7 +95,9 @@ def test_the_other_actors_start_learn_and_are_evaluated(workshop: Path, more: li
     name = more[0].partition("=")[2]
     options = [word for setting in [*more, "train.steps=80"] for word in ("--set", setting)]
     flowft(*HOPPER, "--name", name, *options, cwd=workshop)
-    assert torch.load(workshop / "checkpoints" / f"{name}.pt", weights_only=True)["policy_kind"] == kind
+    content = torch.load(workshop / "checkpoints" / f"{name}.pt", weights_only=True)
+    assert content["policy_kind"] == kind
+    assert content["recipe"]["policy"]["net"].get("norm") == {"flow": "pre", "gaussian": None}[kind], "what does best from scratch"
     assert json.loads(flowft("eval", name, "--episodes", "1", "--json", cwd=workshop).stdout)["episodes"] == 1
 
 

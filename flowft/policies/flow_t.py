@@ -24,7 +24,8 @@ from flowft.policies.layers import activation, mlp
 class Config:
     width: int = 128  # d; 64 from scratch
     layers: int = 2
-    norm: Literal["pre", "post"] = "post"  # as the released code; the paper's text has pre-norm, which ended lower (recipes/README.md)
+    # Post as in the released code; pre-norm, as in the paper's text, fine-tunes worse; from scratch it is better, and set there.
+    norm: Literal["pre", "post"] = "post"
     feed_forward: float = 4.0  # width of the feed-forward block, in units of d
     tokens: Literal["one", "steps"] = "one"  # one for the whole chunk, as published, or one per chunk step
     heads: int = 4  # of the attention between chunk steps; with one token any number is the same

@@ -35,7 +35,7 @@ DEFAULTS: recipe.Tree = {
 }
 NETS: dict[str, recipe.Tree] = {
     "flow_g": {"hidden": [256, 256], "activation": "silu", "gate_hidden": 128},
-    "flow_t": {"width": 64},
+    "flow_t": {"width": 64, "norm": "pre"},  # ahead of post-norm on both seeds (recipes/README.md)
     "mlp": {"hidden": [256, 256], "activation": "silu"},
 }
 
