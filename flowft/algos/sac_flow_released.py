@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from flowft import recipe
 from flowft.algos import sac_flow
 from flowft.algos.sac_flow import SACFlow
 from flowft.data.spec import Batch
@@ -46,9 +47,7 @@ class Config(sac_flow.Config):
         idle = [name for name in self.defects if name in ENTROPY]
         if idle and not self.alpha > 0:
             raise ValueError(f"{idle[0]} changes nothing while alpha is {self.alpha}; set alpha above 0")
-        for name in ("actor_sigma", "behaviour_sigma"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        recipe.require(self, "actor_sigma", "behaviour_sigma", above=0)
 
 
 class RawTanh(Tanh):

@@ -40,15 +40,11 @@ class Config:
     drift_correction: bool = True  # False: the published code's form, which changes the marginals
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "steps", "candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.sigma <= 0:
-            raise ValueError(f"sigma is {self.sigma}; it must be positive")
+        recipe.require(self, "horizon", "steps", "candidates", least=1)
+        recipe.require(self, "sigma", above=0)
+        recipe.require(self, "squash_epsilon", least=0)
         if not 0 < self.atanh_limit < 1:
             raise ValueError(f"atanh_limit is {self.atanh_limit}; it must be between 0 and 1, where atanh is infinite")
-        if self.squash_epsilon < 0:
-            raise ValueError(f"squash_epsilon is {self.squash_epsilon}; it must not be negative")
         if self.observation_clip is not None and self.observation_clip <= 0:
             raise ValueError(f"observation_clip is {self.observation_clip}; it must be positive, or null for no clip")
 

@@ -73,8 +73,7 @@ class Settings:
         return recipe.build(cls, recipe.merge(defaults_of(name), recipe.for_algorithm(tree, name)), "")
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must be at least 0")
+        recipe.require(self, "seed", least=0)
 
     @property
     def networks(self) -> Networks:
