@@ -8,14 +8,12 @@ Measuring changes nothing in training: the draws are the same every time, from a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from flowft import device, recipe
-from flowft.algos.base import Metrics
+from flowft.algos.base import ThroughRollout
 from flowft.data.spec import Batch
-from flowft.policies.policy import FlowPolicy, Sample
 
 SEED = 0  # of x_0 and ε: common random numbers, so that the rows of a run differ by what was learned
 
@@ -33,16 +31,7 @@ class Config:
         recipe.require(self, "every", "elements", "nonfinite_limit", least=1)
 
 
-class Actor(Protocol):
-    """What an algorithm must have for this: an actor's loss through the rollout."""
-
-    policy: FlowPolicy
-
-    def actor_loss(self, batch: Batch, draws: tuple[torch.Tensor, torch.Tensor] | None = None) -> tuple[torch.Tensor, Sample, Metrics]:
-        """The mean loss of a batch and the rollout that it went through."""
-
-
-def gradients(algo: Actor, batch: Batch, elements: int) -> dict[str, float]:
+def gradients(algo: ThroughRollout, batch: Batch, elements: int) -> dict[str, float]:
     """A row of numbers, for K flow steps:
 
     grad_x0 … grad_xK            ‖∂L/∂x_i‖ of one element's loss, mean over the batch

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from flowft import device, recipe
-from flowft.algos.base import Metrics
-from flowft.algos.optim import adam, step
-from flowft.algos.parts import take_moments
+from flowft.algos import base
+from flowft.algos.base import Algorithm, Metrics
+from flowft.algos.optim import adam, step, take_moments
 from flowft.data.spec import Batch
 from flowft.policies import flow
+from flowft.policies.base import Policy
 from flowft.policies.policy import FlowPolicy
 
 
@@ -27,25 +28,32 @@ def flow_matching_loss(policy: FlowPolicy, batch: Batch, x0: torch.Tensor, t: to
     return masked_mean(error, batch.valid)
 
 
+def noise_and_time(policy: Policy, batch: int, stream: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fresh x_0 (B, D) and t (B, 1) for the loss."""
+    x0, _ = policy.draw(batch, stream)
+    return x0, torch.rand(batch, 1, generator=stream, device=x0.device)
+
+
 def masked_mean(error: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Mean of (B, h, A) over the real steps of (B, h)."""
     return (error * valid.unsqueeze(-1)).sum() / (valid.sum() * error.shape[-1]).clamp_min(1)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(base.Config):
     learning_rate: float = 3e-4  # Adam's
 
     def __post_init__(self) -> None:
         recipe.require(self, "learning_rate", least=0)
 
 
-class FlowBC:
+class FlowBC(Algorithm):
     """Plain cloning: no critic, nothing but flow matching."""
 
     config_type = Config
     policy_kind = "flow"
     every_update_acts = True  # there is no critic whose updates would leave the policy as it was
+    policy: FlowPolicy
 
     def __init__(self, policy: FlowPolicy, critic: object, config: Config, seed: int) -> None:
         """`critic` settings are taken as every algorithm takes them, and not used."""
@@ -53,20 +61,9 @@ class FlowBC:
         self.stream = device.generator(policy.normalizer.mean.device, seed)
         self.optimizer = adam(policy.parameters(), config.learning_rate)
 
-    @property
-    def acting(self) -> FlowPolicy:
-        """The policy that collects, is evaluated and is published."""
-        return self.policy
-
-    def clone(self, batch: Batch) -> Metrics:
-        """One flow-matching step."""
-        return self.update(batch)
-
     def update(self, batch: Batch, actor: bool = True) -> Metrics:
         """One flow-matching step, whoever asks: with `--set algo=flow_bc` fine-tuning is cloning of the mixed replay."""
-        x0, _ = self.policy.draw(len(batch.observation), self.stream)
-        t = torch.rand(len(x0), 1, generator=self.stream, device=x0.device)
-        loss = flow_matching_loss(self.policy, batch, x0, t)
+        loss = flow_matching_loss(self.policy, batch, *noise_and_time(self.policy, len(batch.observation), self.stream))
         norm = step(self.optimizer, loss)
         return {"flow_matching_loss": loss.detach(), "actor_grad_norm": norm}
 

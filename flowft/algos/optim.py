@@ -6,6 +6,7 @@ A step is refused as a whole and on the device: the host need not know, and lear
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -39,3 +40,11 @@ def average(target: torch.nn.Module, source: torch.nn.Module, rate: torch.Tensor
     """target <- (1 − rate)·target + rate·source, parameter by parameter; `rate` is a scalar on their device, 0 leaves all as it is."""
     mine: list[torch.Tensor] = list(target.parameters())
     torch._foreach_lerp_(mine, list(source.parameters()), [rate] * len(mine))
+
+
+def take_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Adam's moments from another stage, at this stage's learning rate."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

@@ -14,6 +14,7 @@ import torch
 
 from flowft import recipe
 from flowft.algos import sac_flow
+from flowft.algos.base import Draws
 from flowft.algos.sac_flow import SACFlow
 from flowft.data.spec import Batch
 from flowft.errors import UsageError
@@ -85,16 +86,16 @@ class ReleasedSACFlow(SACFlow):
 
     @property
     def acting(self) -> FlowPolicy:
-        """The policy that collects, is evaluated and is published."""
         return self._behaviour(super().acting)
 
-    def temperature_loss(self, path_log_prob: torch.Tensor) -> torch.Tensor:
-        loss = super().temperature_loss(path_log_prob)
+    def temperature_loss(self, log_prob: torch.Tensor) -> torch.Tensor:
+        loss = super().temperature_loss(log_prob)
         return -loss if "temperature_sign" in self.config.defects else loss
 
-    def _rollout(self, observation: torch.Tensor) -> Sample:
+    def _sample(self, observation: torch.Tensor, draws: Draws | None = None) -> Sample:
+        """As it acts: what the critic's target sees."""
         policy = self._behaviour(self.policy)
-        return policy.sample(observation, *policy.draw(len(observation), self.stream))
+        return policy.sample(observation, *(draws or policy.draw(len(observation), self.stream)))
 
     def _behaviour(self, policy: FlowPolicy) -> FlowPolicy:
         """The policy (or its average) as it acts."""

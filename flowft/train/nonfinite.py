@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flowft.algos.base import Metrics
+from flowft.algos.base import Algorithm, Config, Metrics, Part
 from flowft.data.spec import Array, Batch
 from flowft.errors import NonFiniteAction, TrainingError
 from flowft.train.runlog import RunFolder, say
@@ -34,7 +34,7 @@ class Update(NamedTuple):
 class Watch:
     """`see` each update, `look` now and then; `verdict` is the error that ends the run, once there is one."""
 
-    def __init__(self, folder: RunFolder, limit: int, where: torch.device, config: object) -> None:
+    def __init__(self, folder: RunFolder, limit: int, where: torch.device, config: Config) -> None:
         """`limit` updates in a row end the run; `config` is the algorithm's, for what to try then."""
         self.folder, self.limit, self.config = folder, limit, config
         self.every = 1 if where.type == "cpu" else ON_A_DEVICE
@@ -79,7 +79,7 @@ class Watch:
             self.verdict = self._error(update.step, said, self._culprit(bad[0], found), row)
             self.in_a_row.clear()  # the same command, given again, tries as many once more
 
-    def _culprit(self, bad: str, found: Mapping[str, float]) -> str:
+    def _culprit(self, bad: str, found: Mapping[str, float]) -> Part:
         """critic, actor or alpha, whose learning rate is to be lower."""
         if not abs(self.alpha) < LARGEST or bad.startswith("alpha"):
             return "alpha"
@@ -89,7 +89,7 @@ class Watch:
         spoilt = math.isfinite(q) and not abs(target) <= 1e3 * max(1.0, abs(q))  # not by Q, but by what else a target is made of
         return "actor" if spoilt else "critic"
 
-    def _error(self, step: int, said: str, part: str, row: Mapping[str, Any]) -> TrainingError:
+    def _error(self, step: int, said: str, part: Part, row: Mapping[str, Any]) -> TrainingError:
         data = [f"{row[f'{name}_nonfinite']} of {name}" for name in COLUMNS if row[f"{name}_nonfinite"]]
         inside = f"; its batch holds non-finite values: {', '.join(data)}" if data else ""
         what = (
@@ -100,9 +100,9 @@ class Watch:
             return TrainingError(what, "flowft data check DATASET; if the demonstrations are sound, it was the environment")
         return TrainingError(what, f"--name NEW {' or '.join(self._slower(part))}")
 
-    def require_sound(self, step: int, algo: Any, observation: Array) -> None:
+    def require_sound(self, step: int, algo: Algorithm, observation: Array) -> None:
         """Before a state is saved over a sound one. TrainingError where a network has diverged; `observation` (B, O) is for the actor."""
-        if (critic := getattr(algo, "critic", None)) is not None and not (largest := largest_weight(critic)) < LARGEST:
+        if algo.critic is not None and not (largest := largest_weight(algo.critic)) < LARGEST:
             raise self.diverged(step, "critic", f"its largest weight is {largest:.3g}")
         if not (largest := largest_weight(algo.policy)) < LARGEST:
             raise self.diverged(step, "actor", f"its largest weight is {largest:.3g}")
@@ -111,7 +111,7 @@ class Watch:
         except NonFiniteAction as error:
             raise self.diverged(step, "actor", error.what) from error
 
-    def diverged(self, step: int, part: str, how: str) -> TrainingError:
+    def diverged(self, step: int, part: Part, how: str) -> TrainingError:
         """The end of a run of which a part has left all bounds, perhaps by steps that were finite themselves."""
         self.look()  # what is still waiting is written down
         before = f"{self.verdict.what}: " if self.verdict else ""
@@ -119,13 +119,9 @@ class Watch:
         what = f"{before}the {part} has diverged by step {step}: {how}{after}"
         return TrainingError(what, f"--name NEW {' or '.join(self._slower(part))}")
 
-    def _slower(self, part: str) -> list[str]:
+    def _slower(self, part: Part) -> list[str]:
         """The settings that hold a part of the algorithm back, with values below those of this run."""
-        present = {name: getattr(self.config, name) for name in (f"{part}_learning_rate", "learning_rate") if hasattr(self.config, name)}
-        tries = {name: min(1e-4, value / 10) for name, value in present.items()}
-        if part != "alpha" and hasattr(self.config, "max_grad_norm"):
-            tries["max_grad_norm"] = (self.config.max_grad_norm or 100) / 10
-        return [f"--set {self.folder.stage}.{name}={value:g}" for name, value in tries.items()]
+        return [f"--set {self.folder.stage}.{name}={value:g}" for name, value in self.config.slower(part).items()]
 
 
 def largest_weight(network: torch.nn.Module) -> float:
