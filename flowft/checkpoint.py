@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import shlex
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -44,22 +46,45 @@ def save(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "wb", buffering=0) as raw, _Remembering(raw) as file:
             torch.save(plain({"format": FORMAT, "kind": kind, **content}), file)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(raw.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else file.error
+        if cause is None:
+            raise
+        raise CheckpointError(f"cannot write {path}: {cause.strerror or cause}", f"df -h {shlex.quote(str(path.parent))}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
-def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a file that `save` wrote. `weights_only=True`: nothing in it is executed."""
+class _Remembering(io.BufferedWriter):
+    """torch.save says of a full disk only that it is somewhere else in the file than it thought: this knows why."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def load(path: Path, kind: str, device: torch.device | str = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Read a file that `save` wrote. `weights_only=True`: nothing in it is executed. `mmap`: tensors are read when they are used."""
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CheckpointError(f"no file {path}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, AttributeError) as error:

@@ -17,9 +17,9 @@ def resolve(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"unknown device {name!r}", "--device cpu, cuda or cuda:0") from error
+        raise UsageError(f"unknown device {name!r}", "--device cpu") from error
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is not supported", "--device cpu, cuda or cuda:0")
+        raise UsageError(f"device {name!r} is not supported", "--device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA device(s)", "--device cpu"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import types
 import typing
 from collections.abc import Mapping
@@ -169,11 +170,13 @@ def coerce(kind: Any, value: Any, where: str) -> Any:
         raise UsageError(f"{where} is {value!r}{did_you_mean(str(value), map(str, arguments))}")
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UsageError(f"{where} is {value!r}, not a list", f"--set {where}=[…]")
+            raise UsageError(f"{where} is {value!r}, not a list", f"--set {shlex.quote(f'{where}=[{value}]')}")
         each = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(each) != len(value):
             raise UsageError(f"{where} has {len(value)} values, not {len(each)}: {value!r}")
         return tuple(coerce(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(each, value, strict=True)))
+    if value is None and (kind is dict or origin is dict or dataclasses.is_dataclass(kind)):
+        value = {}  # an empty section, as YAML writes it
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
             raise UsageError(f"{where} is {value!r}, not a section of settings")

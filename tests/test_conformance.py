@@ -12,6 +12,7 @@ import torch
 
 import flowft
 from flowft import checkpoint, recipe, registry
+from flowft.algos import base as algos
 from flowft.data.mixture import Config as Share
 from flowft.data.mixture import Mixture
 from flowft.data.spec import Batch
@@ -20,12 +21,13 @@ from flowft.policies import policy as policies
 from flowft.train import finetune as finetuning
 from flowft.train import pretrain as pretraining
 from flowft.train.evaluate import Evaluator
-from flowft.train.settings import Settings, split
+from flowft.train.origins import checkpoint_recipe
+from flowft.train.settings import Settings, finetune_section
 
 from .helpers import NETS, SPEC, batch, episode, replay
 from .test_cli import TINY, write_hopper
 
-ALGOS = [name for name in registry.names("algos") if not getattr(registry.get("algos", name), "from_scratch", False)]
+ALGOS = [name for name in registry.names("algos") if not algos.named(name).from_scratch]
 CASES = [(name, "mlp") for name in ALGOS] + [("sac_flow", network) for network in NETS if network != "mlp"]
 CASE = pytest.mark.parametrize(("algo", "network"), CASES, ids=["-".join(case) for case in CASES])
 SMALL: dict[str, Any] = {
@@ -52,7 +54,7 @@ def agent(algo: str, network: str = "mlp", seed: int = 0) -> Any:
     torch.manual_seed(0)
     policy = policies.build(found.policy_kind, SPEC, made.networks)
     policy.normalizer.fit(np.full(5, 0.1), np.full(5, 2.0))
-    return found(policy, made.critic, split(made, "finetune", {"loop": finetuning.Loop, "mixture": Share})["algo"], seed)
+    return found(policy, made.critic, finetune_section(made).algo, seed)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -163,7 +165,7 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(algo: str,
 @CASE
 def test_only_the_actor_waits_where_the_actor_is_told_to(algo: str, network: str) -> None:
     made = agent(algo, network)
-    if not hasattr(made, "critic"):
+    if made.critic is None:
         pytest.skip("plain cloning has no critic: whoever asks, it clones")
     judge = {id(p) for p in made.critic.parameters()}
     actor = [p for p in made.policy.parameters() if id(p) not in judge]
@@ -205,7 +207,7 @@ def test_another_kind_of_policy_is_refused_with_the_command_that_mends_it(worksh
     path = pretraining.pretrain(tree("flow_bc"), "clone")
     with pytest.raises(UsageError, match="holds a flow policy, pretrained with algo=flow_bc; rlpd trains a gaussian policy") as caught:
         finetuning.finetune(path, {"algo": "rlpd"}, "mixed-up")
-    assert caught.value.fix == "flowft pretrain --dataset hopper.hdf5 --set algo=rlpd --name NEW"
+    assert caught.value.fix == "flowft pretrain --dataset hopper.hdf5 --set algo=rlpd --name clone-rlpd"
     assert not (workshop / "runs" / "mixed-up").exists()
 
 
@@ -240,7 +242,7 @@ def test_other_rewards_move_the_shift_along_and_are_told(
     path = pretraining.pretrain(tree("sac_flow"), "unit-rewards")
     content = checkpoint.load(path, "policy checkpoint")
     checkpoint.save(path, "policy checkpoint", content | {"recipe": recipe.merge(content["recipe"], {"reward": {"shift": -1.0}})})
-    assert finetuning._recipe_of(content, {})["reward"] == content["recipe"]["reward"]
+    assert checkpoint_recipe(content, {})["reward"] == content["recipe"]["reward"]
     scaled = finetuning.finetune(path, {"reward": {"scale": 10.0}, "finetune": {"steps": 30}}, "scaled")
     assert checkpoint.load(scaled, "policy checkpoint")["recipe"]["reward"] == {"scale": 10.0, "shift": 0.0}  # these are no 0/1 rewards
     assert "learned from 1·r -1, now it is 10·r +0" in capsys.readouterr().err
@@ -292,7 +294,7 @@ def test_the_average_acts_without_a_trust_region_too() -> None:
     made = Settings.read(recipe.merge(tree("sac_flow"), config))
     found = registry.get("algos", "sac_flow")
     policy = policies.build(found.policy_kind, SPEC, made.networks)
-    algo = found(policy, made.critic, split(made, "finetune", {"loop": finetuning.Loop, "mixture": Share})["algo"], 0)
+    algo = found(policy, made.critic, finetune_section(made).algo, 0)
     assert algo.acting is not algo.policy
     metrics = algo.update(batch())
     assert "anchor_distance" not in metrics

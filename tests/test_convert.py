@@ -21,8 +21,7 @@ from flowft.convert import Sizes, sacflow_npz
 from flowft.errors import CheckpointError, DataError
 from flowft.policies import flow
 from flowft.policies.policy import FlowPolicy
-from flowft.train.finetune import sections
-from flowft.train.settings import Settings
+from flowft.train.settings import Settings, finetune_section
 
 from . import published
 from .helpers import SPEC, agent, batch, policy
@@ -363,7 +362,7 @@ def test_what_is_lacking_is_said(
 def test_every_variant_has_a_setting_that_trains(assignments: dict[str, str]) -> None:
     small = ["critic.hidden=[16]", "policy.horizon=3", "finetune.alpha=0.1"]
     settings = Settings.read(recipe.from_assignments([*small, *(f"{key}={value}" for key, value in assignments.items())]))
-    algo = SACFlow(FlowPolicy(SPEC, settings.policy), settings.critic, sections(settings)["algo"], seed=0)
+    algo = SACFlow(FlowPolicy(SPEC, settings.policy), settings.critic, finetune_section(settings).algo, seed=0)
     before = [parameter.clone() for parameter in algo.policy.parameters()]
     metrics = algo.update(batch())
     assert all(bool(value.isfinite().all()) for value in metrics.values())

@@ -12,7 +12,9 @@ import yaml
 from torch import nn
 
 from flowft import registry
+from flowft.algos import base as algos
 from flowft.algos import diagnostics
+from flowft.algos.base import ThroughRollout
 from flowft.algos.sac_flow import Config
 from flowft.errors import UsageError
 from flowft.report import gradients
@@ -220,5 +222,5 @@ def test_a_gradients_picture_of_an_unknown_format_is_refused(tmp_path: Path) -> 
 
 def test_only_what_trains_through_the_rollout_says_so() -> None:
     """An `actor_loss` of another kind (a one-step actor's, a Gaussian's) has no flow steps to look at."""
-    found = [name for name in registry.names("algos") if getattr(registry.get("algos", name), "through_rollout", False)]
+    found = [name for name in registry.names("algos") if issubclass(algos.named(name), ThroughRollout)]
     assert sorted(found) == ["sac_flow", "sac_flow_released", "sac_flow_scratch"]

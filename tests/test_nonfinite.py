@@ -171,7 +171,7 @@ def test_no_nan_is_acted_on_and_bad_observations_are_not_the_policys_fault() -> 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("FLOWFT_RUNS", str(tmp_path))
-    with RunFolder("run", "finetune", {}, (), None) as made:
+    with RunFolder("run", "finetune", {"dataset": "my demos.hdf5"}, (), None) as made:
         yield made
 
 
@@ -203,7 +203,7 @@ def test_only_several_in_a_row_end_the_run(folder: RunFolder) -> None:
     watch.see(2, batch(), update(bad))
     assert watch.verdict is not None
     assert "not finite for 3 updates in a row, last at step 2: critic_loss inf" in watch.verdict.what
-    assert watch.verdict.fix == "--name NEW --set finetune.critic_learning_rate=3e-05 or --set finetune.max_grad_norm=10"
+    assert watch.verdict.fix == "--name run-2 --set finetune.critic_learning_rate=3e-05 --set finetune.max_grad_norm=10"
     assert (watch.verdict.exit_code, watch.in_a_row) == (1, {})
 
 
@@ -213,7 +213,7 @@ def test_updates_without_an_actor_do_not_hide_that_it_is_stuck(folder: RunFolder
         watch.see(1, batch(), update(1.0))
         watch.see(2, batch(), update(1.0, actor=float("nan")))
     assert watch.verdict is not None
-    assert watch.verdict.fix == "--name NEW --set finetune.actor_learning_rate=0.0001 or --set finetune.max_grad_norm=0.1"
+    assert watch.verdict.fix == "--name run-2 --set finetune.actor_learning_rate=0.0001 --set finetune.max_grad_norm=0.1"
 
 
 def test_bad_data_are_named_as_the_cause(folder: RunFolder) -> None:
@@ -221,7 +221,7 @@ def test_bad_data_are_named_as_the_cause(folder: RunFolder) -> None:
     watch.see(3, poisoned("next_observation"), update(float("nan")))
     assert watch.verdict is not None
     assert "its batch holds non-finite values: 1 of next_observation" in watch.verdict.what
-    assert str(watch.verdict.fix).startswith("flowft data check")
+    assert watch.verdict.fix == "flowft data check 'my demos.hdf5'"
 
 
 def test_a_device_is_asked_once_in_many_updates_and_none_is_missed(folder: RunFolder) -> None:
@@ -252,7 +252,7 @@ def test_a_critic_that_overflows_ends_the_run_with_a_saved_state(workshop: Path)
     said = refused(done.stderr)
     assert "not finite for 5 updates in a row, last at step" in said
     assert "critic_loss" in said
-    assert "fix: --name NEW --set finetune.critic_learning_rate=0.0001 or --set finetune.max_grad_norm=10" in said
+    assert "--name wild-2 --set finetune.critic_learning_rate=0.0001 --set finetune.max_grad_norm=10" in said
     assert done.stderr.count("note: step") == 1, "said once for the five of them"
     assert done.stdout == ""
     found = [row for row in rows(workshop / "runs" / "wild") if row["kind"] == "nonfinite"]
@@ -274,7 +274,7 @@ def test_pretraining_ends_the_same_way(workshop: Path) -> None:
     done = flowft("pretrain", "--recipe", "tiny.yaml", "--name", "wild-clone", *wild, cwd=workshop, code=1)
     said = refused(done.stderr)
     assert "not finite for 3 updates in a row" in said
-    assert "fix: --name NEW --set pretrain.critic_learning_rate=0.0001" in said
+    assert "fix: flowft pretrain" in said and "--name wild-clone-2 --set pretrain.critic_learning_rate=0.0001" in said
     assert not (workshop / "checkpoints" / "wild-clone.pt").exists()
     assert (workshop / "runs" / "wild-clone" / "state.pt").exists()
 
@@ -299,7 +299,7 @@ def test_what_has_diverged_is_named_and_neither_saved_nor_published(words: list[
     name = f"far-{words[0]}-{part}-{len(words)}"
     said = refused(flowft(*words, "--set", f"{setting}=1e30", "--name", name, cwd=workshop, code=1).stderr)
     assert f"the {part} has diverged by step" in said
-    assert f"fix: --name NEW --set {setting}=0.0001" in said
+    assert f"--name {name}-2 --set {setting}=0.0001" in said
     assert "the last sound state is saved" in said
     assert ("not finite for 5 updates in a row" in said) == (AT_ONCE[1] in words)
     state = torch.load(workshop / "runs" / name / "state.pt", weights_only=True)
@@ -331,7 +331,7 @@ def test_the_part_whose_doing_it_is_gets_the_advice(found: dict[str, float], par
     watch = nonfinite.Watch(folder, 1, torch.device("cpu"), Config())
     watch.see(4, batch(), {name: torch.tensor(value) for name, value in found.items()})
     assert watch.verdict is not None
-    assert str(watch.verdict.fix).startswith(f"--name NEW --set finetune.{part}_learning_rate=")
+    assert str(watch.verdict.fix).startswith(f"--name run-2 --set finetune.{part}_learning_rate=")
 
 
 @pytest.mark.parametrize("kind", ["sac_flow", "rlpd", "sac_flow_scratch"])

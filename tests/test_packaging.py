@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from flowft import registry
+from flowft.algos import base as algos
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -106,7 +107,7 @@ def pairs() -> list[tuple[Path, str]]:
     for path in RECIPES:
         own = yaml.safe_load(path.read_text()).get("algo")
         for algo in registry.names("algos"):
-            from_scratch = getattr(registry.get("algos", algo), "from_scratch", False)
+            from_scratch = algos.named(algo).from_scratch
             if from_scratch == (path.parent.name == "scratch") and (path.parent.name != "presets" or algo == own):
                 found.append((path, algo))
     return found
@@ -115,19 +116,19 @@ def pairs() -> list[tuple[Path, str]]:
 @pytest.mark.parametrize(("path", "algo"), pairs(), ids=lambda value: value if isinstance(value, str) else value.stem)
 def test_every_recipe_means_something_to_both_stages_of_every_algorithm(path: Path, algo: str) -> None:
     from flowft import recipe
-    from flowft.train import finetune, pretrain, scratch
-    from flowft.train.settings import Settings, split
+    from flowft.train.origins import scratch_layers
+    from flowft.train.settings import Settings, finetune_section, pretrain_section, train_section
 
     from_scratch = path.parent.name == "scratch"
     tree = recipe.assemble(recipe.read(str(path)), {"algo": algo})
-    settings = Settings.read(scratch.with_defaults(tree) if from_scratch else tree)
+    settings = Settings.read(recipe.merge(*(layer.tree for layer in scratch_layers(tree)), tree) if from_scratch else tree)
     recipe.build(registry.get("networks", settings.policy.network).config_type, settings.policy.net, "policy.net")
     if from_scratch:
-        split(settings, "train", {"loop": scratch.Loop})
+        train_section(settings)
         assert settings.env or path.stem == "published"
         return
-    split(settings, "pretrain", {"loop": pretrain.Loop})
-    finetune.sections(settings)
+    pretrain_section(settings)
+    finetune_section(settings)
 
 
 PUBLISHED_SCALE = [p for p in RECIPES if (p.parent.name in ("robomimic", "ogbench") and p.stem != "cube-single") or p.stem == "published"]

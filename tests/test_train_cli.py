@@ -107,7 +107,7 @@ def test_an_actor_that_diverges_ends_the_run_and_reaches_no_simulator(workshop: 
     done = flowft(*HOPPER, "--name", name, "--set", "train.actor_learning_rate=1e30", cwd=workshop, code=1)
     said = refused(done.stderr)
     assert "the actor has diverged by step 63: the policy answers a finite observation with 3 action values of 3 that are not" in said
-    assert "fix: --name NEW --set train.actor_learning_rate=0.0001" in said
+    assert "--set train.actor_learning_rate=0.0001" in said
     assert "data check" not in said
     state = torch.load(workshop / "runs" / name / "state.pt", weights_only=True)
     assert (state["step"], all(torch.isfinite(value).all() for value in state["algo"]["policy"].values())) == (0, True)

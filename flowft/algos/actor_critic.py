@@ -151,8 +151,8 @@ class ActorCritic(Algorithm):
             self.critic.load_state_dict(state["critic"])
             self.target_critic.load_state_dict(state["target_critic"])
         except RuntimeError as error:
-            what = "the checkpoint's critic has other shapes than the recipe's critic section says"
-            raise CheckpointError(what, "--set finetune.fresh_critic=true, or the critic settings that it was pretrained with") from error
+            what = "the checkpoint's critic has other shapes than the critic settings say; it goes on with those that it was pretrained with"
+            raise CheckpointError(what, "--set finetune.fresh_critic=true") from error
 
 
 def td_target(batch: Batch, value: torch.Tensor, gamma: float) -> torch.Tensor:

@@ -124,7 +124,7 @@ class SACFlow(SoftActorCritic, ThroughRollout):
         loss = flow_matching_loss(self.policy, batch, *noise_and_time(self.policy, len(batch.observation), self.stream))
         norm = step(self.actor_optimizer, loss, self.max_grad_norm)
         if self.trust_region is not None:
-            self.trust_region.centre()
+            self.trust_region.centre(norm.isfinite())
         return {"flow_matching_loss": loss.detach(), "actor_grad_norm": norm, **self.update_critic(batch)}
 
     # Pieces ---------------------------------------------------------------------------------------------------------

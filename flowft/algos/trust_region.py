@@ -52,10 +52,10 @@ class TrustRegion:
                 self.log_strength = torch.where(taken, (self.log_strength + STEP * off).clamp(*self.bounds), self.log_strength)
             average(self.anchor, self.policy, self.anchor_rate * taken)
 
-    def centre(self) -> None:
-        """Put the anchor where the actor is, as while it clones: no region has been left before it is entered."""
+    def centre(self, taken: torch.Tensor) -> None:
+        """Put the anchor where the actor is, as while it clones: no region has been left before it is entered. `taken` as above."""
         with torch.no_grad():
-            torch._foreach_copy_(list(self.anchor.parameters()), list(self.policy.parameters()))
+            average(self.anchor, self.policy, 1.0 * taken)
 
     def state_dict(self) -> dict[str, Any]:
         return {"anchor": self.anchor.state_dict(), "log_strength": self.log_strength.clone()}

@@ -51,13 +51,13 @@ def compare(
         from flowft.report import compare as report
         from flowft.train import compare as comparison
         from flowft.train import runlog
-        from flowft.train.pretrain import default_name
+        from flowft.train.names import of_dataset
 
         plots.require_matplotlib("flowft compare")  # before hours of training, not after them
         rows = comparison.entries(algos, variants)
         comparison.require_same_ground(own, "--set")
-        named = options.tree(recipes or options.recipe_of(dataset), ())
-        todo = comparison.parts(named, given, rows, _numbers(seeds), name or default_name(dataset))
+        named = options.asked(recipes or options.recipe_of(dataset), ()).tree
+        todo = comparison.parts(named, given, rows, _numbers(seeds), name or of_dataset(dataset))
         folders = {entry.label: [runlog.folder(part.online) for part in todo if part.entry.label == entry.label] for entry in rows}
 
         def write() -> None:

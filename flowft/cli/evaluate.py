@@ -61,7 +61,8 @@ def _run(
     from flowft.policies.policy import from_checkpoint
     from flowft.report.stats import wilson
     from flowft.train import evaluate as evaluation
-    from flowft.train.run import named_environment, other_versions
+    from flowft.train.run import other_versions
+    from flowft.train.simulator import named_environment
 
     path = files.find(name)
     content = files.load(path, "policy checkpoint", resolve(device))
@@ -74,7 +75,7 @@ def _run(
     assert spec is not None  # one of the two is there
     config = recipe.build(evaluation.Config, {"episodes": episodes, "seed": seed, "envs": envs, "stochastic": stochastic}, "eval")
     policy = from_checkpoint(content).to(resolve(device))
-    found = evaluation.evaluate(policy, spec, config, video)
+    found = evaluation.evaluate(policy, spec, config, video, str(path))
     row = found.row()
     if content["dataset"] and content["dataset"]["id"].startswith("d4rl/") and env is None:
         row |= {"normalized_score": normalized_score(content["dataset"]["id"], row["return"])}

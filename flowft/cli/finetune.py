@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from flowft.cli import options
@@ -15,7 +13,7 @@ from flowft.cli import options
 @options.training
 def finetune(
     ckpt: str, dataset: str | None, recipes: tuple[str, ...], assignments: tuple[str, ...], seed: int | None, device: str | None,
-    env: str | None, name: str | None,
+    env: str | None, name: str | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Improve a checkpoint online; the same command continues a killed run.
 
@@ -23,9 +21,14 @@ def finetune(
     wins over them. Writes checkpoints/NAME.pt and runs/NAME/; NAME is the checkpoint's with -finetuned unless --name
     says otherwise.
     """
-    tree = options.tree(recipes, assignments, dataset=dataset, seed=seed, device=device, env=env)
+    asked = options.asked(recipes, assignments, dataset=dataset, seed=seed, device=device, env=env)
     with options.interruptible():
         from flowft.train import finetune as stage
+        from flowft.train import plan as planning
 
-        path = stage.finetune(Path(ckpt), tree, name)
-    options.conclude(path, f"flowft plot {path.stem} --out {path.stem}.png")
+        with planning.finetuning(ckpt, asked.tree, name, options.layers(asked)) as plan:
+            if dry_run:
+                options.show(plan, as_json)
+                return
+            path = stage.run(plan)
+    options.conclude(path, ["flowft", "plot", path.stem, "--out", f"{path.stem}.png"])

@@ -6,7 +6,9 @@ ends in its traceback and says that it is one.
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +21,8 @@ from flowft.errors import FlowftError, UsageError, did_you_mean
 
 INTERRUPTED = 130  # as a shell reports a process ended by Ctrl-C
 BUG = 70  # sysexits.h: internal software error
+# What the system refuses whoever asks: no room, no permission, a disk that is gone. Nobody's bug.
+ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 # verb -> (module:command, the line that `flowft --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -80,7 +84,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except FlowftError as error:
-        return _complain(error.what, error.fix, error.exit_code)
+        return _complain(error.what, _whole(error.fix, sys.argv[1:] if arguments is None else arguments), error.exit_code)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "flowft"
         return _complain(error.format_message().rstrip("."), f"{path} --help", error.exit_code)
@@ -92,11 +96,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `flowft data list | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            return _bug()
+        return _complain(f"{error.filename or 'a file'}: {error.strerror}", f"df -h {shlex.quote(str(error.filename or '.'))}", 1)
     except Exception:
-        traceback.print_exc()
-        print(f"error: this is a bug in flowft {__version__}, not a mistake of yours", file=sys.stderr)
-        print("fix: report the lines above together with the output of `flowft doctor`", file=sys.stderr)
-        return BUG
+        return _bug()
+
+
+def _bug() -> int:
+    """For the exception that is being handled."""
+    traceback.print_exc()
+    print(f"error: this is a bug in flowft {__version__}, not a mistake of yours", file=sys.stderr)
+    print("fix: report the lines above together with the output of `flowft doctor`", file=sys.stderr)
+    return BUG
+
+
+def _whole(fix: str | None, arguments: Sequence[str]) -> str | None:
+    """A fix that is options, as the command that was given with them added: of options that are given twice the last counts."""
+    return f"{shlex.join(['flowft', *arguments])} {fix}" if fix is not None and fix.startswith("--") else fix
 
 
 def _complain(what: str, fix: str | None, code: int) -> int:

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,16 @@ from flowft import recipe
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for: the settings as one tree, and the layers that it came from, later ones win."""
+
+    tree: recipe.Tree
+    layers: tuple[tuple[str, recipe.Tree], ...]
+
+
 def training(command: F) -> F:
-    """--recipe, --set, --seed, --device, --env, --name."""
+    """--recipe, --set, --seed, --device, --env, --name, --dry-run, --json."""
     for option in reversed(
         [
             click.option("--recipe", "recipes", multiple=True, metavar="NAME|FILE", help="Settings (YAML). Repeatable: later ones win."),
@@ -27,19 +36,40 @@ def training(command: F) -> F:
             click.option("--device", metavar="DEVICE", help="auto (the default), cpu, cuda or cuda:N."),
             click.option("--env", metavar="ENV", help="Environment, e.g. Lift or ogbench:cube-single-play-singletask-v0."),
             click.option("--name", help="Name of the run folder and of the checkpoint."),
+            click.option("--dry-run", is_flag=True, help="Check everything, print what would be trained, with which settings, and stop."),
+            click.option("--json", "as_json", is_flag=True, help="With --dry-run: print one JSON object."),
         ]
     ):
         command = option(command)
     return command
 
 
-def tree(recipes: Sequence[str], assignments: tuple[str, ...], **given: Any) -> recipe.Tree:
+def asked(recipes: Sequence[str], assignments: tuple[str, ...], **given: Any) -> Asked:
     """The recipes, then --set, then the options that were given (None: not given); later ones win."""
+    read = [(f"recipe {name}", recipe.read(name)) for name in recipes]
     named: recipe.Tree = {}
-    for name in recipes:
-        named = recipe.assemble(named, recipe.read(name))
+    for _, own in read:
+        named = recipe.assemble(named, own)
     options = {key: value for key, value in given.items() if value is not None}
-    return recipe.assemble(named, recipe.merge(recipe.from_assignments(assignments), options))
+    sets = recipe.from_assignments(assignments)
+    layers = [*read, ("--set", sets), *((f"--{key}", {key: value}) for key, value in options.items())]
+    return Asked(recipe.assemble(named, recipe.merge(sets, options)), tuple(layers))
+
+
+def layers(asked: Asked) -> Sequence[Any]:
+    """For a plan, which tells from which of them each setting came."""
+    from flowft.train.origins import Layer
+
+    return [Layer(name, tree) for name, tree in asked.layers]
+
+
+def show(plan: Any, as_json: bool) -> None:
+    """`--dry-run`: the plan on stdout."""
+    import json
+
+    from flowft.report import planned
+
+    click.echo(json.dumps(planned.as_tree(plan), indent=2) if as_json else planned.as_text(plan))
 
 
 def recipe_of(dataset: str | None) -> list[str]:
@@ -78,7 +108,7 @@ def interruptible() -> Iterator[None]:
         raise click.exceptions.Exit(130) from None
 
 
-def conclude(path: Path, next_command: str) -> None:
+def conclude(path: Path, next_command: Sequence[str]) -> None:
     """Describe the new checkpoint beside its run, and print (stdout) its path, its result and what to type next."""
     from flowft import checkpoint
     from flowft.report import card
@@ -88,7 +118,7 @@ def conclude(path: Path, next_command: str) -> None:
     card.write(runlog.folder(path.stem) / "README.md", card.card(content, path.stem, command_line()))
     result = content["evaluation"]
     click.echo(f"{path}: " + (_score(result) if result else "not evaluated"))
-    click.echo(f"next: {next_command}")
+    click.echo(f"next: {shlex.join(next_command)}")
 
 
 def _score(result: Mapping[str, Any]) -> str:

@@ -10,8 +10,9 @@ from flowft.cli import options
 @click.command()
 @options.training
 def train(
-    recipes: tuple[str, ...], assignments: tuple[str, ...], seed: int | None, device: str | None, env: str | None, name: str | None
-) -> None:
+    recipes: tuple[str, ...], assignments: tuple[str, ...], seed: int | None, device: str | None, env: str | None, name: str | None,
+    dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Learn a flow policy from scratch, from rewards alone.
 
     An environment that a recipe is named after (`flowft train --env HalfCheetah-v5`: scratch/halfcheetah) brings that
@@ -19,9 +20,14 @@ def train(
     checkpoints/NAME.pt and runs/NAME/. NAME is the environment's unless --name says otherwise. The same command
     continues a run that was interrupted.
     """
-    tree = options.tree(recipes or options.recipe_of_env(env), assignments, seed=seed, device=device, env=env)
+    asked = options.asked(recipes or options.recipe_of_env(env), assignments, seed=seed, device=device, env=env)
     with options.interruptible():
+        from flowft.train import plan as planning
         from flowft.train import scratch as stage
 
-        path = stage.train(tree, name)
-    options.conclude(path, f"flowft plot {path.stem} --kind return --out {path.stem}.png")
+        with planning.from_scratch(asked.tree, name, options.layers(asked)) as plan:
+            if dry_run:
+                options.show(plan, as_json)
+                return
+            path = stage.run(plan)
+    options.conclude(path, ["flowft", "plot", path.stem, "--kind", "return", "--out", f"{path.stem}.png"])

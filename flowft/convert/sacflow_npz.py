@@ -27,7 +27,7 @@ from flowft.data.spec import UNNAMED, Spec
 from flowft.errors import DataError
 from flowft.policies.critic import Critic
 from flowft.policies.policy import Config, FlowPolicy
-from flowft.train.run import checkpoint_content
+from flowft.train.run import policy_content
 from flowft.train.settings import Settings
 
 FORMAT = "sacflow-npz"
@@ -76,7 +76,7 @@ def convert(path: Path, sizes: Sizes) -> dict[str, Any]:
         made = Critic(spec.observation_dim, policy.latent_dim, settings.critic)
         made.load_state_dict(arrays.parameters(q.entries, ensemble))
         algo = {"critic": made.state_dict(), "target_critic": made.state_dict()}
-    content = checkpoint_content(settings, "convert", 0, policy, algo, None, None, None)
+    content = policy_content(settings, "convert", 0, policy, algo, None, None, None)
     return {**content, "origin": {"format": FORMAT, "path": str(path), "hash": sha256(path)}}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from flowft import registry
 from flowft.data.spec import Array, EnvSpec, Spec
-from flowft.errors import EnvError, UsageError, did_you_mean
+from flowft.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,3 @@ def make(env: EnvSpec) -> FlowEnv:
     family: Family = registry.get("envs", env.family).build(env)
     return FlowEnv(family, env.max_steps)
 
-
-def require_same(trained_on: Spec, found: Spec, what: str, where: str) -> None:
-    """Compare a checkpoint's spec with an environment's at start-up; a difference is an error that lists it."""
-    if different := trained_on.differences(found):
-        listed = "; ".join(different)
-        raise EnvError(
-            f"{what} was trained on other observations or actions than {where} gives: {listed}",
-            "--env with the environment it was trained on",
-        )

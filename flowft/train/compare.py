@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowft import checkpoint, recipe, registry
-from flowft.data.spec import Spec
+from flowft.algos import base as algos
 from flowft.errors import UsageError, did_you_mean
-from flowft.policies import policy as policies
+from flowft.train import checks, loops
 from flowft.train import finetune as finetuning
 from flowft.train import pretrain as pretraining
-from flowft.train.run import require_reach, require_rollout, require_stage
 from flowft.train.runlog import say
-from flowft.train.settings import Settings, split
+from flowft.train.settings import Settings, finetune_section, pretrain_section
 
 
 class Entry(NamedTuple):
@@ -94,27 +93,22 @@ def run(todo: Sequence[Part]) -> Iterator[Part]:
     for number, part in enumerate(todo, start=1):
         say(f"== part {number} of {len(todo)}: {part.entry.label}, seed {part.seed}")
         settings = Settings.read(part.tree)
-        loop = split(settings, "pretrain", {"loop": pretraining.Loop})["loop"]
         clone, online = (checkpoint.folder() / f"{name}.pt" for name in (part.clone, part.online))
-        if _at(online, settings, finetuning.FREE, finetuning.sections(settings)["loop"].steps):
+        if _at(online, settings, loops.Finetune.FREE, finetune_section(settings).loop.steps):
             say(f"{online} is done")
         else:
-            if not _at(clone, settings, pretraining.FREE, loop.updates + loop.regularised_updates, exactly=True):
+            if not _at(clone, settings, loops.Pretrain.FREE, pretrain_section(settings).loop.total, exactly=True):
                 pretraining.pretrain(part.tree, part.clone)
             finetuning.finetune(clone, part.tree, part.online)
         yield part
 
 
 def rehearse(settings: Settings) -> None:
-    """Build both stages' learners for a task of two numbers, so that settings that do not fit are told of at once."""
-    algorithm = registry.get("algos", settings.algo)
-    require_stage(settings.algo, algorithm, from_scratch=False)
-    require_rollout(settings, algorithm)
-    stages = {"pretrain": split(settings, "pretrain", {"loop": pretraining.Loop}), "finetune": finetuning.sections(settings)}
-    for stage, made in stages.items():
-        require_reach(stage, made["loop"].n_step, settings.policy.horizon)
-        policy = policies.build(algorithm.policy_kind, Spec((("state", 2),), (-1.0,), (1.0,)), settings.networks)
-        algorithm(policy, settings.critic, made["algo"], settings.seed)
+    """What either stage of a part would refuse, as far as its settings tell."""
+    algorithm = algos.named(settings.algo)
+    checks.require_stage(settings.algo, algorithm, from_scratch=False)
+    checks.require_rollout(settings, algorithm)
+    checks.rehearse(settings)
 
 
 def _at(path: Path, settings: Settings, free: tuple[str, ...], step: int, exactly: bool = False) -> bool:
@@ -122,14 +116,12 @@ def _at(path: Path, settings: Settings, free: tuple[str, ...], step: int, exactl
     if not path.is_file():
         return False
     content = checkpoint.load(path, "policy checkpoint")
-    before, now = content["recipe"], recipe.to_tree(settings)
+    before, now = recipe.merge(recipe.to_tree(Settings()), content["recipe"]), recipe.to_tree(settings)
     if settings.reward.shift is None:  # the dataset decides it
         now["reward"] = {**now["reward"], "shift": before["reward"]["shift"]}
     if changed := [line for line in recipe.differences(before, now) if not line.startswith(free)]:
-        raise UsageError(
-            f"{path} was made with other settings ({'; '.join(changed[:5])})", "--name NEW, or the settings that it was made with"
-        )
+        raise UsageError(f"{path} was made with other settings ({'; '.join(changed[:5])}); give those, or another name", "--name again")
     done = int(content["step"])
     if exactly and done > step:
-        raise UsageError(f"{path} was made with {done} updates, more than the {step} asked for", "--name NEW, or as many updates")
+        raise UsageError(f"{path} was made with {done} updates, more than the {step} asked for", "--name again")
     return done >= step

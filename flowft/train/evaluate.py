@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from flowft import recipe
+from flowft.data.description import Description
 from flowft.data.spec import Array, EnvSpec
-from flowft.envs import base
 from flowft.envs.vector import Vector
 from flowft.errors import MissingExtra
 from flowft.policies.base import Policy
@@ -61,9 +62,10 @@ class Evaluation:
 class Evaluator:
     """Keeps its environments between evaluations."""
 
-    def __init__(self, env: EnvSpec, config: Config) -> None:
+    def __init__(self, env: EnvSpec, config: Config, vector: Vector | None = None) -> None:
+        """`vector`: environments that are built already; without it `config.envs` of them are."""
         self.config, self.env = config, env
-        self.vector = Vector(env, min(config.envs, config.episodes))
+        self.vector = vector or Vector(env, min(config.envs, config.episodes))
 
     def __call__(self, policy: Policy, frames: Callable[[int, Frame], None] | None = None) -> Evaluation:
         """Run every episode once. `frames(episode, picture)` is called after each step when given."""
@@ -121,13 +123,17 @@ class Running:
         return bool(terminated or truncated)
 
 
-def evaluate(policy: Policy, env: EnvSpec, config: Config, video: Path | None = None) -> Evaluation:
-    """Build the environments, run `config.episodes` episodes, close them. `video`: a folder for one film per episode."""
+def evaluate(policy: Policy, env: EnvSpec, config: Config, video: Path | None = None, name: str = "this checkpoint") -> Evaluation:
+    """Build the environments, run `config.episodes` episodes, close them. `video`: a folder for one film per episode.
+
+    EnvError where the environment is not what the policy (`name` in the message) sees and does.
+    """
     if video is not None:
         env = dataclasses.replace(env, kwargs={**env.kwargs, "render": True})
     evaluator = Evaluator(env, config)
     try:
-        base.require_same(policy.spec, evaluator.vector.spec, "this checkpoint", env.id)
+        there = Description.of_environment(env, evaluator.vector.spec)
+        Description("policy", name, policy.spec, policy.horizon).require_fit(there, f"flowft eval {shlex.quote(name)}")
         if video is None:
             return evaluator(policy)
         with _Films(video) as films:

@@ -5,6 +5,7 @@ finite and still lead out of all bounds: networks that have diverged are never s
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -97,8 +98,8 @@ class Watch:
             f'(the rows of kind "nonfinite" in {self.folder.path}/metrics.jsonl have the statistics; the last sound state is saved)'
         )
         if data:
-            return TrainingError(what, "flowft data check DATASET; if the demonstrations are sound, it was the environment")
-        return TrainingError(what, f"--name NEW {' or '.join(self._slower(part))}")
+            return TrainingError(what, self._look())
+        return TrainingError(what, self._again(part))
 
     def require_sound(self, step: int, algo: Algorithm, observation: Array) -> None:
         """Before a state is saved over a sound one. TrainingError where a network has diverged; `observation` (B, O) is for the actor."""
@@ -117,11 +118,17 @@ class Watch:
         before = f"{self.verdict.what}: " if self.verdict else ""
         after = "" if self.verdict else f"; the last sound state is saved in {self.folder.path}"
         what = f"{before}the {part} has diverged by step {step}: {how}{after}"
-        return TrainingError(what, f"--name NEW {' or '.join(self._slower(part))}")
+        return TrainingError(what, self._again(part))
 
-    def _slower(self, part: Part) -> list[str]:
-        """The settings that hold a part of the algorithm back, with values below those of this run."""
-        return [f"--set {self.folder.stage}.{name}={value:g}" for name, value in self.config.slower(part).items()]
+    def _again(self, part: Part) -> str:
+        """Options that start a run anew, with a part of the algorithm held back."""
+        slower = [f"--set {self.folder.stage}.{name}={value:g}" for name, value in self.config.slower(part).items()]
+        return f"--name {shlex.quote(self.folder.path.name + '-2')} {' '.join(slower)}"
+
+    def _look(self) -> str:
+        """The command that looks for values that are not finite: in the demonstrations, where there are any."""
+        dataset = self.folder.tree.get("dataset")
+        return f"flowft data check {shlex.quote(str(dataset))}" if dataset else "flowft doctor"
 
 
 def largest_weight(network: torch.nn.Module) -> float:

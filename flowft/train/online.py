@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from flowft import checkpoint
 from flowft.algos import diagnostics
+from flowft.algos.base import ThroughRollout
 from flowft.data import mixture
+from flowft.data.replay import Replay
 from flowft.data.spec import Batch
 from flowft.errors import NonFiniteAction
+from flowft.train import loops
 from flowft.train.collect import Collector, Finished
 from flowft.train.evaluate import Evaluator
 from flowft.train.nonfinite import Watch
-from flowft.train.run import Clock, Interrupts, to_device
+from flowft.train.plan import Plan
+from flowft.train.run import Clock, Interrupts, checkpoint_content, to_device
 from flowft.train.runlog import Progress, RunFolder, say
+from flowft.train.settings import reward_transform
 
 
-class Pace(Protocol):
-    """How much is done when: what `Run` reads from a loop's settings."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def start_updates(self) -> int: ...
-    @property
-    def start_actor(self) -> int: ...
-    @property
-    def updates_per_step(self) -> float: ...
-    @property
-    def actor_every(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def n_step(self) -> int | None: ...
-    @property
-    def log_every(self) -> int: ...
+def improve(plan: Plan[Any], demonstrations: Replay | None, origin: Mapping[str, Any] | None) -> Path:
+    """The online stage of a plan: run it, or continue it. `origin`: what the checkpoint says of the demonstrations."""
+    with plan.folder() as folder, Interrupts() as interrupts:
+        run = Run(plan, demonstrations, origin, folder, interrupts)
+        try:
+            run.go(plan.settings.eval.every)
+        finally:
+            run.evaluator.close()
+    return plan.out
 
 
 class Run:
@@ -43,21 +40,23 @@ class Run:
 
     def __init__(
         self,
+        plan: Plan[Any],
+        demonstrations: Replay | None,
+        origin: Mapping[str, Any] | None,
         folder: RunFolder,
         interrupts: Interrupts,
-        algo: Any,
-        collector: Collector,
-        data: mixture.Mixture,
-        evaluator: Evaluator,
-        loop: Pace,
-        publish: Callable[[int, Mapping[str, Any]], None],
-        diagnose: diagnostics.Config,
     ) -> None:
-        """`publish(step, evaluation)` is called with each evaluated policy."""
-        self.folder, self.interrupts, self.algo, self.collector = folder, interrupts, algo, collector
-        self.data, self.evaluator, self.loop, self.publish = data, evaluator, loop, publish
-        self.diagnose, self.device = diagnose, algo.policy.normalizer.mean.device
-        self.watch = Watch(folder, diagnose.nonfinite_limit, self.device, algo.config)
+        assert plan.env is not None and plan.simulators is not None  # an online stage has both
+        self.plan, self.origin, self.folder, self.interrupts = plan, origin, folder, interrupts
+        self.algo, self.device, self.env = plan.algo, plan.device, plan.env
+        self.loop: loops.Finetune | loops.Scratch = plan.loop
+        self.diagnose = plan.settings.diagnostics
+        spec, seed = self.algo.policy.spec, plan.settings.seed
+        online = Replay(self.loop.capacity, spec.observation_dim, spec.action_dim, reward_transform(plan.settings), seed + 1)
+        self.data = mixture.Mixture(demonstrations, online, plan.mixture)
+        self.collector = Collector(plan.simulators, self.algo.acting, online, seed, self.loop.random_steps)
+        self.evaluator = Evaluator(plan.env, plan.settings.eval)
+        self.watch = Watch(folder, self.diagnose.nonfinite_limit, self.device, self.algo.config)
         self.batch: Batch | None = None  # of the last update
         self.step = 0  # environment steps
         self.updates = 0  # critic updates
@@ -90,8 +89,8 @@ class Run:
             progress.advance(self.step, lanes)
             if self.metrics and crossed(before, self.step, self.loop.log_every):
                 self.folder.write("train", self.step, self.metrics)
-            if self.diagnose.gradients and self.batch and crossed(before, self.step, self.diagnose.every):
-                self.folder.write("gradients", self.step, diagnostics.gradients(self.algo, self.batch, self.diagnose.elements))
+            if self.diagnose.gradients and crossed(before, self.step, self.diagnose.every):
+                self._look_at_gradients()
             if (eval_every and crossed(before, self.step, eval_every)) or self.step >= self.loop.steps:
                 self._evaluate(progress)
                 self._save()
@@ -116,14 +115,24 @@ class Run:
             self.watch.see(self.step, self.batch, now)
             self.metrics |= now
 
+    def _look_at_gradients(self) -> None:
+        if self.batch is not None and isinstance(self.algo, ThroughRollout):
+            self.folder.write("gradients", self.step, diagnostics.gradients(self.algo, self.batch, self.diagnose.elements))
+
     def _evaluate(self, progress: Progress) -> None:
-        changes = self.updates if getattr(self.algo, "every_update_acts", False) else self.actor_updates
+        changes = self.updates if self.algo.every_update_acts else self.actor_updates
         if changes != self.evaluated:  # the same policy on the same seeds gives the same numbers
             self.latest = self.evaluator(self.algo.acting).row()
             self.evaluated = changes
         self.folder.write("eval", self.step, self.latest)
-        self.publish(self.step, self.latest)
+        self._publish()
         progress.say(f"step {self.step}: {_score(self.latest)}{_training(self.recent)}")
+
+    def _publish(self) -> None:
+        """The policy that has just been evaluated, as a checkpoint."""
+        evaluation = {"env": self.env.id, **self.plan.settings.eval.origin(), **self.latest}
+        content = checkpoint_content(self.plan.settings, self.plan.stage, self.step, self.algo, self.env, self.origin, evaluation)
+        checkpoint.save(self.plan.out, "policy checkpoint", content)
 
     def _begin(self) -> None:
         if saved := self.folder.saved():

@@ -1,4 +1,4 @@
-"""What both loops need around their steps: the environment, interrupts, saving now and then, the checkpoint's content."""
+"""What the loops need around their steps: interrupts, saving now and then, the checkpoint's content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import platform
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any
@@ -15,9 +14,8 @@ import torch
 
 import flowft
 from flowft import recipe
+from flowft.algos.base import Algorithm
 from flowft.data.spec import Batch, Dataset, EnvSpec
-from flowft.envs import base
-from flowft.errors import UsageError
 from flowft.policies.base import Policy
 from flowft.train.settings import Settings
 
@@ -63,62 +61,19 @@ class Clock:
         return True
 
 
-def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | None = None) -> EnvSpec | None:
-    """The environment of a run: `env` of the recipe, else the checkpoint's, else the dataset's."""
-    found = saved or (dataset.env if dataset else None)
-    if settings.env is not None:
-        found = named_environment(settings.env, found)
-    if found is not None and settings.max_steps is not None:
-        found = replace(found, max_steps=settings.max_steps)
-    if found is not None and settings.env_kwargs:
-        found = replace(found, kwargs={**found.kwargs, **settings.env_kwargs})
-    if found is not None and settings.data.observation and not found.observation:
-        found = replace(found, observation=settings.data.observation)
-    return found
-
-
-def named_environment(text: str, known: EnvSpec | None) -> EnvSpec:
-    """What was written after --env; where that is the environment already known, with all that is known of it."""
-    named = base.parse(text)
-    return known if known is not None and (named.family, named.id) == (known.family, known.id) else named
-
-
-def require_stage(name: str, algorithm: Any, from_scratch: bool) -> None:
-    """An algorithm learns from demonstrations or from scratch: the wrong command is a mistake to be told of."""
-    if getattr(algorithm, "from_scratch", False) == from_scratch:
-        return
-    if from_scratch:
-        raise UsageError(f"{name} starts from demonstrations; `train` has none", "--set algo=sac_flow_scratch")
-    raise UsageError(f"{name} learns from scratch, without demonstrations", "flowft train --env ENV, or --set algo=sac_flow")
-
-
-def require_rollout(settings: Settings, algorithm: Any) -> None:
-    """Gradients through the rollout can be logged where the actor learns through one."""
-    if settings.diagnostics.gradients and not getattr(algorithm, "through_rollout", False):
-        raise UsageError(f"the algorithm {settings.algo} learns nothing through the rollout", "--set diagnostics.gradients=false")
-
-
-def require_reach(section: str, n_step: int | None, horizon: int) -> None:
-    """Q is of a whole chunk, so its target cannot bootstrap before the chunk's end."""
-    if n_step is not None and n_step < horizon:
-        raise UsageError(f"{section}.n_step is {n_step}, less than the chunk's {horizon} steps", f"--set {section}.n_step=null")
-
-
-def require_unused(settings: Settings, *sections: str) -> None:
-    """A section that this command does not read must not look as if it were."""
-    for section in sections:
-        if tree := getattr(settings, section):
-            raise UsageError(
-                f"{section}.{next(iter(tree))} is a setting of `flowft {section}`; this command does not read that section",
-                "leave it out, or give it in the section named after this command",
-            )
-
-
 def to_device(batch: Batch, device: torch.device) -> Batch:
     return batch if device.type == "cpu" else Batch(*(x.to(device, non_blocking=True) for x in batch))
 
 
 def checkpoint_content(
+    settings: Settings, stage: str, step: int, algo: Algorithm, env: EnvSpec | None, dataset: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a stage publishes."""
+    return policy_content(settings, stage, step, algo.acting, algo.state_dict(), env, dataset, evaluation)
+
+
+def policy_content(
     settings: Settings, stage: str, step: int, policy: Policy, algo: Mapping[str, Any], env: EnvSpec | None,
     dataset: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip

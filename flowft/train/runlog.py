@@ -1,4 +1,4 @@
-"""A run's folder: runs/NAME/{recipe.yaml, metrics.jsonl, state.pt, tensorboard/}.
+"""A run's folder: runs/NAME/{recipe.yaml, metrics.jsonl, state.pt, tensorboard/, .lock}.
 
 metrics.jsonl holds no clock times: the same seed on the same device writes the same file. Its rows are
 {"kind": "train" | "episode" | "eval" | "gradients" | "nonfinite", "stage": "pretrain" | "finetune" | "train",
@@ -7,14 +7,21 @@ metrics.jsonl holds no clock times: the same seed on the same device writes the 
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
+import shlex
+import socket
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -22,7 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from flowft import checkpoint, recipe
-from flowft.errors import CheckpointError, FlowftError, MissingExtra, UsageError
+from flowft.errors import CheckpointError, FlowftError, MissingExtra, TrainingError, UsageError
 
 STATE = "run state"
 
@@ -32,30 +39,71 @@ def folder(name: str) -> Path:
     return Path(os.environ.get("FLOWFT_RUNS", "runs")) / name
 
 
+def state(name: str) -> dict[str, Any] | None:
+    """The saved state of a run, as it lies there (its tensors are read when they are used); None where there is none."""
+    path = folder(name) / "state.pt"
+    return checkpoint.load(path, STATE, mmap=True) if path.exists() else None
+
+
+def require_unlocked(name: str) -> None:
+    """TrainingError where another process has the run open."""
+    if (folder(name) / ".lock").exists():
+        _locked(folder(name)).close()
+
+
+def require_same_run(name: str, stage: str, tree: recipe.Tree, free: tuple[str, ...], defaults: recipe.Tree) -> None:
+    """UsageError where the folder holds another run. Settings that its version did not know count as `defaults`.
+
+    `free`: dotted settings that may change when a run is continued (how far it goes, not what it is).
+    """
+    path = folder(name)
+    if not ((path / "recipe.yaml").exists() and (path / "state.pt").exists()):  # without a state there is nothing to mix with
+        return
+    before = recipe.merge(defaults, yaml.safe_load((path / "recipe.yaml").read_text()) or {})
+    changed = [d for d in recipe.differences(before, {"stage": stage, **tree}) if not d.startswith(free)]
+    if changed:
+        what = f"{path} holds a run with other settings ({'; '.join(changed[:5])}); give those, or another name"
+        raise UsageError(what, f"--name {shlex.quote(name + '-2')}")
+
+
+def require_room(name: str, out: Path) -> None:
+    """CheckpointError where the run's folder or its checkpoint could not be written. Nothing is left behind by asking."""
+    for path, variable in ((folder(name), "FLOWFT_RUNS"), (out.parent, "FLOWFT_CHECKPOINTS")):
+        there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        with _writing(path, variable), tempfile.TemporaryFile(dir=there):
+            pass
+
+
+@contextlib.contextmanager
+def _writing(path: Path, variable: str = "FLOWFT_RUNS") -> Iterator[None]:
+    """What the system says of a disk that is full, read-only or gone, as one sentence."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{path} cannot be written: {error.strerror or error}"
+        raise CheckpointError(what, f"export {variable}=~/flowft-{path.parent.name}") from error
+
+
 class RunFolder:
-    """Opens a new run or continues the one that is there; refuses to mix two."""
+    """Opens a new run or continues the one that is there; refuses to mix two, and to be opened by two processes."""
 
-    def __init__(self, name: str, stage: str, tree: recipe.Tree, free: tuple[str, ...], wandb: str | None) -> None:
-        """`free`: dotted settings that may change when a run is continued (how far it goes, not what it is)."""
-        if not name or Path(name).name != name:
-            raise UsageError(f"the name {name!r} cannot be a folder's", "--name lift-1")
-        self.path, self.stage = folder(name), stage
-        self._continue_or_create(tree, free)
-        self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(self.path / "tensorboard"))
-        self._wandb = _start_wandb(wandb, name, tree)
+    def __init__(
+        self, name: str, stage: str, tree: recipe.Tree, free: tuple[str, ...], wandb: str | None, defaults: recipe.Tree | None = None
+    ) -> None:
+        """`free` and `defaults`: see `require_same_run`."""
+        self.path, self.stage, self.tree = folder(name), stage, tree
+        with _writing(self.path), contextlib.ExitStack() as opened:
+            self.path.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(_locked(self.path))
+            require_same_run(name, stage, tree, free, defaults or {})
+            self._write_recipe(tree)
+            self._metrics = opened.enter_context((self.path / "metrics.jsonl").open("a", encoding="utf-8"))
+            self._board = opened.enter_context(contextlib.closing(SummaryWriter(str(self.path / "tensorboard"))))
+            self._wandb = _start_wandb(wandb, self.path, tree)
+            self._open = opened.pop_all()
 
-    def _continue_or_create(self, tree: recipe.Tree, free: tuple[str, ...]) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+    def _write_recipe(self, tree: recipe.Tree) -> None:
         file = self.path / "recipe.yaml"
-        if file.exists() and (self.path / "state.pt").exists():  # without a state there is nothing to mix with
-            before = yaml.safe_load(file.read_text())
-            changed = [d for d in recipe.differences(before, {"stage": self.stage, **tree}) if not d.startswith(free)]
-            if changed:
-                raise UsageError(
-                    f"{self.path} holds a run with other settings ({'; '.join(changed[:5])})",
-                    "--name NEW, or the settings that it was started with",
-                )
         temporary = file.with_suffix(".tmp")
         temporary.write_text(yaml.safe_dump({"stage": self.stage, **tree}, sort_keys=False))
         os.replace(temporary, file)
@@ -74,8 +122,9 @@ class RunFolder:
 
     def save(self, content: Mapping[str, Any]) -> None:
         """Write the state whole or not at all."""
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
+        with _writing(self.path):
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
         checkpoint.save(self.path / "state.pt", STATE, {**content, "metrics_bytes": self._metrics.tell()})
 
     def _cut(self, size: int) -> None:
@@ -91,19 +140,19 @@ class RunFolder:
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """One row of metrics.jsonl, and the same numbers for TensorBoard (and Weights & Biases when asked)."""
         row = {key: _number(value) for key, value in values.items()}
-        self._metrics.write(json.dumps({"kind": kind, "stage": self.stage, "step": step, **row}) + "\n")
-        self._metrics.flush()
         numbers = {f"{kind}/{key}": float(value) for key, value in row.items() if isinstance(value, (int, float))}
-        for key, value in numbers.items():
-            self._board.add_scalar(key, value, step)
+        with _writing(self.path):
+            self._metrics.write(json.dumps({"kind": kind, "stage": self.stage, "step": step, **row}) + "\n")
+            self._metrics.flush()
+            for key, value in numbers.items():
+                self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 
     def close(self) -> None:
-        self._metrics.close()
-        self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+        self._open.close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -152,7 +201,26 @@ def _number(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor) else value
 
 
-def _start_wandb(project: str | None, name: str, tree: recipe.Tree) -> Any:
+def _locked(path: Path) -> IO[str]:
+    """An open file that holds the folder's lock, with who holds it written inside. The lock goes with the process, however it ends."""
+    handle = (path / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.seek(0)
+        owner = handle.read().strip() or "another process"
+        handle.close()
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):  # a file system without locks: as before there were any
+            return (path / ".lock").open("a+", encoding="utf-8")
+        raise TrainingError(f"{path} is in use by {owner}", f"--name {shlex.quote(path.name + '-2')}") from error
+    handle.seek(0)
+    handle.truncate()
+    handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    handle.flush()
+    return handle
+
+
+def _start_wandb(project: str | None, path: Path, tree: recipe.Tree) -> Any:
     if project is None:
         return None
     try:
@@ -160,6 +228,14 @@ def _start_wandb(project: str | None, name: str, tree: recipe.Tree) -> Any:
     except ImportError as error:
         raise MissingExtra("wandb", "wandb", "--set wandb=PROJECT") from error
     try:
-        return wandb.init(project=project, name=name, config=tree, resume="allow", id=name)
+        return wandb.init(project=project, name=path.name, config=tree, resume="allow", id=_wandb_id(path))
     except Exception as error:  # its own hierarchy differs between versions
-        raise FlowftError(f"Weights & Biases did not start: {error}", "--set wandb=null, or WANDB_MODE=offline") from error
+        raise FlowftError(f"Weights & Biases did not start: {error}", "--set wandb=null") from error
+
+
+def _wandb_id(path: Path) -> str:
+    """The run's own, kept in its folder: folders of one name on two machines are two runs. Runs that have begun keep the id they had."""
+    file = path / "wandb-id"
+    if not file.exists():
+        file.write_text(f"{path.name if (path / 'state.pt').exists() else f'{path.name}-{uuid.uuid4().hex[:12]}'}\n")
+    return file.read_text().strip()

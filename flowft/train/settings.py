@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 
 from flowft import recipe, registry
+from flowft.algos import base as algos
 from flowft.algos import diagnostics
-from flowft.data import source
+from flowft.data import mixture, source
 from flowft.data.replay import RewardTransform
 from flowft.data.spec import Dataset
 from flowft.errors import UsageError
 from flowft.policies import actor, critic, policy
 from flowft.policies.policy import Networks
-from flowft.train import evaluate
+from flowft.train import evaluate, loops
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ class Settings:
 
         Its `algos` section holds, per algorithm, what it sets otherwise than the rest of the recipe.
         """
-        algos = tree.get("algos") or {}
-        if not isinstance(algos, Mapping) or not all(isinstance(entry, Mapping) for entry in algos.values()):
-            raise UsageError(f"algos is {algos!r}, not a section with an entry per algorithm", "algos: {rlpd: {finetune: {…}}}")
+        entries = tree.get("algos") or {}
+        if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
+            raise UsageError(f"algos is {entries!r}, not a section with an entry per algorithm", "algos: {rlpd: {finetune: {…}}}")
         name = str(tree.get("algo", cls.algo))
-        for other in algos:
-            registry.get("algos", other)
+        for other in entries:
+            algos.named(other)
         return recipe.build(cls, recipe.merge(defaults_of(name), recipe.for_algorithm(tree, name)), "")
 
     def __post_init__(self) -> None:
@@ -91,13 +93,40 @@ class Settings:
             torch.set_num_threads(min(self.threads, os.cpu_count() or 1))
 
 
-def split(settings: Settings, section: str, loops: Mapping[str, type[Any]]) -> dict[str, Any]:
-    """The `pretrain` or `finetune` section, each loop's part by its name and the algorithm's as `algo`."""
-    configs = {**loops, "algo": registry.get("algos", settings.algo).config_type}
-    tree = getattr(settings, section)
+L = TypeVar("L", loops.Pretrain, loops.Finetune, loops.Scratch)
+Stage = Literal["pretrain", "finetune", "train"]
+
+
+class Sections(NamedTuple, Generic[L]):
+    """A stage's section of the recipe, each owner's part."""
+
+    loop: L
+    algo: algos.Config
+    mixture: mixture.Config | None = None
+
+
+def pretrain_section(settings: Settings) -> Sections[loops.Pretrain]:
+    """What of the recipe is about pretraining."""
+    return Sections(**split(settings, "pretrain", {"loop": loops.Pretrain}))
+
+
+def finetune_section(settings: Settings) -> Sections[loops.Finetune]:
+    """What of the recipe is about fine-tuning."""
+    return Sections(**split(settings, "finetune", {"loop": loops.Finetune, "mixture": mixture.Config}))
+
+
+def train_section(settings: Settings) -> Sections[loops.Scratch]:
+    """What of the recipe is about training from scratch."""
+    return Sections(**split(settings, "train", {"loop": loops.Scratch}))
+
+
+def split(settings: Settings, section: Stage, configs: Mapping[str, type[Any]]) -> dict[str, Any]:
+    """A stage's section: each config's part by its name, and the algorithm's as `algo`."""
+    configs = {**configs, "algo": algos.named(settings.algo).config_type}
+    tree = {"pretrain": settings.pretrain, "finetune": settings.finetune, "train": settings.train}[section]
     known = {f.name for config in configs.values() for f in fields(config)}
     for key in tree:
-        if key not in known and (owners := [name for name in registry.names("algos") if key in _knobs(name)]):
+        if key not in known and (owners := _owners(key)):
             raise UsageError(
                 f"{section}.{key} is a setting of {' and '.join(owners)}, and this run is with algo={settings.algo}",
                 f"in a recipe, keep it under algos: {{{owners[0]}: {{{section}: {{{key}: …}}}}}}",
@@ -107,8 +136,7 @@ def split(settings: Settings, section: str, loops: Mapping[str, type[Any]]) -> d
 
 def defaults_of(algo: str) -> Mapping[str, Any]:
     """What an algorithm sets outside of its own knobs (SAC Flow's six critics), below any recipe."""
-    found: Mapping[str, Any] = getattr(registry.get("algos", algo), "defaults", {})
-    return found
+    return algos.named(algo).defaults
 
 
 def without_knobs(tree: Mapping[str, Any], section: str, algo: str) -> recipe.Tree:
@@ -116,8 +144,17 @@ def without_knobs(tree: Mapping[str, Any], section: str, algo: str) -> recipe.Tr
     return {key: value for key, value in tree.get(section, {}).items() if key not in _knobs(algo)}
 
 
+def _owners(key: str) -> list[str]:
+    """The algorithms that have a knob of that name; a plug-in that is none has none."""
+    found = []
+    for name in registry.names("algos"):
+        with contextlib.suppress(UsageError):
+            found += [name] if key in _knobs(name) else []
+    return found
+
+
 def _knobs(algo: str) -> set[str]:
-    return {f.name for f in fields(registry.get("algos", algo).config_type)}
+    return {f.name for f in fields(algos.named(algo).config_type)}
 
 
 def reward_transform(settings: Settings) -> RewardTransform:
