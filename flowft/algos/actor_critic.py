@@ -151,7 +151,7 @@ class ActorCritic(Algorithm):
             self.critic.load_state_dict(state["critic"])
             self.target_critic.load_state_dict(state["target_critic"])
         except RuntimeError as error:
-            what = "the checkpoint's critic has other shapes than the critic settings say; it goes on with those that it was pretrained with"
+            what = "the checkpoint's critic has other shapes than the critic settings say (those of its pretraining fit)"
             raise CheckpointError(what, "--set finetune.fresh_critic=true") from error
 
 
