@@ -72,6 +72,8 @@ def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | No
         found = replace(found, max_steps=settings.max_steps)
     if found is not None and settings.env_kwargs:
         found = replace(found, kwargs={**found.kwargs, **settings.env_kwargs})
+    if found is not None and settings.environment is not None:
+        found = settings.environment.applied(found)
     if found is not None and settings.data.observation and not found.observation:
         found = replace(found, observation=settings.data.observation)
     return found
