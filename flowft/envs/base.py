@@ -8,7 +8,8 @@ from __future__ import annotations
 import multiprocessing
 import re
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -38,6 +39,7 @@ class Family:
     max_steps: int  # truncation when EnvSpec.max_steps is None
     success_ends: bool  # the task is over at the first success, when EnvSpec.success_ends is None
     notes: tuple[str, ...] = ()  # what the user should know of how the environment is read
+    observation_bounds: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # part -> declared low, high (size,)
 
 
 class FlowEnv(gymnasium.Wrapper[Array, Array, Any, Any]):
@@ -52,7 +54,7 @@ class FlowEnv(gymnasium.Wrapper[Array, Array, Any, Any]):
         self.flow_spec = family.spec if not env.action_bounds else _bounded(family.spec, env)
         self.max_steps = env.max_steps or family.max_steps
         self.success_ends = _first(env.success_ends, env.kwargs.get("success_ends"), family.success_ends)
-        self.notes = family.notes
+        self.notes, self.observation_bounds = family.notes, family.observation_bounds
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.flow_spec.observation_dim,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.flow_spec.action_dim,), np.float32)
         self.metadata = dict(family.env.metadata or {})  # robosuite's wrapper has None, which crashes vector environments

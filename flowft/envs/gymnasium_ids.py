@@ -10,6 +10,7 @@ Gymnasium's MuJoCo tasks have no success: the return is the measure.
 
 from __future__ import annotations
 
+import shlex
 from difflib import get_close_matches
 from typing import Any
 
@@ -42,7 +43,8 @@ def build(env: EnvSpec) -> Family:
     if ours := _of_mujoco(registered):
         named.require("mujoco", "mujoco", "robotics", f"the environment {env.id}")
     with modules.working_folder(), modules.stdout_to_stderr(), generators.seeded(BUILD_SEED):
-        made = named.make(env, env_id)
+        try_it = f"gymnasium.make('{env.id}'{''.join(f', {key}={value!r}' for key, value in env.kwargs.items() if key.isidentifier())})"
+        made = named.make(env, env_id, fix=f"python -c {shlex.quote(f'import gymnasium; {try_it}')}")
     parts = spaces.Parts(made.observation_space, env.id)
     limit = registered.max_episode_steps or _inner_limit(made)
     return Family(
@@ -51,6 +53,7 @@ def build(env: EnvSpec) -> Family:
         max_steps=limit or NO_LIMIT,
         success_ends=False,
         notes=tuple(_notes(env, parts, limit)),
+        observation_bounds=parts.bounds,
     )
 
 

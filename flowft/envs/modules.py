@@ -7,6 +7,7 @@ not be found. The working folder is on the path for the import and while the env
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import os
@@ -67,12 +68,15 @@ def working_folder() -> Iterator[None]:
 def stdout_to_stderr() -> Iterator[None]:
     """Stdout carries results: what a simulator prints while it is imported or built goes to stderr, C libraries' words too."""
     sys.stdout.flush()
+    c_library = ctypes.CDLL(None)
+    c_library.fflush(None)
     kept = os.dup(1)
     try:
         os.dup2(2, 1)
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
+        c_library.fflush(None)  # what C has buffered would be written at the process's end, to stdout
         os.dup2(kept, 1)
         os.close(kept)
 

@@ -82,7 +82,7 @@ def unknown(env: EnvSpec, known: Iterable[str]) -> EnvError:
     return EnvError(f"no environment {env.id!r} in the family {env.family}{hint}", "--env with the id of an environment that exists")
 
 
-def make(env: EnvSpec, env_id: str | None = None, **defaults: Any) -> gymnasium.Env[Any, Any]:
+def make(env: EnvSpec, env_id: str | None = None, fix: str = "flowft doctor", **defaults: Any) -> gymnasium.Env[Any, Any]:
     """`gymnasium.make` without time limit and checker; EnvSpec.kwargs win over `defaults`. What fails is an EnvError."""
     own = {key: value for key, value in env.kwargs.items() if key not in ("render", "success_ends")}
     if env.kwargs.get("render"):
@@ -97,7 +97,7 @@ def make(env: EnvSpec, env_id: str | None = None, **defaults: Any) -> gymnasium.
                 made.render()
             return made
     except Exception as error:  # a wrong keyword, a broken installation: whatever the simulator says, in one line
-        raise EnvError(f"{env.id} cannot be built with {dict(env.kwargs)}: {' '.join(str(error).split())}", "flowft doctor") from error
+        raise EnvError(f"{env.id} cannot be built with {dict(env.kwargs)}: {' '.join(str(error).split())}", fix) from error
 
 
 def box_spec(parts: Iterable[tuple[str, int]], action_space: gymnasium.Space[Any], env: EnvSpec) -> Spec:

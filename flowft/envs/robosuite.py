@@ -51,6 +51,11 @@ def build(env: EnvSpec) -> Family:
     return Family(simulator, simulator.spec_, MAX_STEPS.get(env.id, OTHER_MAX_STEPS), success_ends=True)
 
 
+def known() -> list[str]:
+    """Every task of the installed robosuite."""
+    return sorted(_robosuite().ALL_ENVIRONMENTS)
+
+
 def versions() -> dict[str, str]:
     """Of the installed simulator, without importing it; empty when it is not installed."""
     return robosuite_versions.installed()

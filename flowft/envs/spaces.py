@@ -30,12 +30,15 @@ class Parts:
         self._paths: dict[str, tuple[Any, ...]] = {}
         self.sizes: dict[str, int] = {}
         self.left_out: dict[str, str] = {}
+        self.bounds: dict[str, tuple[Any, Any]] = {}  # of the Boxes, as declared: low and high, (size,) each
         for path, leaf in _leaves(space):
             name = "/".join(map(str, path)) or ALONE
             if reason := _not_numbers(leaf, alone=not path):
                 self.left_out[name] = reason
             else:
                 self._paths[name], self.sizes[name] = path, int(np.prod(leaf.shape or ()))
+                if isinstance(leaf, spaces.Box):
+                    self.bounds[name] = np.ravel(leaf.low), np.ravel(leaf.high)
 
     def require(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """The parts to use: those wanted, in that order, or all. EnvError when one is not there, or none is numbers."""
