@@ -157,6 +157,6 @@ def _report(env: EnvSpec, found: list[Finding], as_json: bool) -> None:
     click.echo(name)
     width = max(len(finding.check) for finding in found)
     for finding in found:
-        click.echo(f"{'ok' if finding.ok else 'problem':<7}  {finding.check:<{width}}  {finding.what}")
+        click.echo(f"{('note' if finding.note else 'ok') if finding.ok else 'problem':<7}  {finding.check:<{width}}  {finding.what}")
         if finding.fix:
             click.echo(f"{'':<7}  {'':<{width}}  fix: {finding.fix}")

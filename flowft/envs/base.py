@@ -31,13 +31,14 @@ class Family:
 
     `env` must give observations as a dict of named parts, take actions in its own units, and accept `reset(seed=…)` such
     that the same seed gives the same episode whatever happened before. What is success is in `info["success"]` of each step,
-    unless EnvSpec.success says otherwise.
+    unless `success` or EnvSpec.success say otherwise.
     """
 
     env: gymnasium.Env[Any, Any]
     spec: Spec
     max_steps: int  # truncation when EnvSpec.max_steps is None
     success_ends: bool  # the task is over at the first success, when EnvSpec.success_ends is None
+    success: str = ""  # the rule when EnvSpec.success is empty (rules.py)
     notes: tuple[str, ...] = ()  # what the user should know of how the environment is read
     observation_bounds: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # part -> declared low, high (size,)
 
@@ -60,7 +61,8 @@ class FlowEnv(gymnasium.Wrapper[Array, Array, Any, Any]):
         self.metadata = dict(family.env.metadata or {})  # robosuite's wrapper has None, which crashes vector environments
         self.success_known = False  # has any step said whether it succeeded?
         self._simulator: gymnasium.Env[Any, Any] = family.env
-        self._succeeded = rules.parse(env.success)
+        self.success_rule = env.success or family.success
+        self._succeeded = rules.parse(self.success_rule)
         self._elapsed, self._total = 0, 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:

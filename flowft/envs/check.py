@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from flowft.data.spec import Array, EnvSpec
-from flowft.envs import base, repeats
+from flowft.envs import base, repeats, rules
 from flowft.envs.base import FlowEnv
 from flowft.envs.modules import in_words
 from flowft.envs.repeats import Finding
@@ -119,9 +119,7 @@ def _numbers(env: FlowEnv, seen: Seen) -> Iterator[Finding]:
         yield Finding("finite", f"observations and rewards, in {len(seen.rewards)} steps of random actions")
     if seen.outside:
         worst = ", ".join(f"{name} by {off:.3g}" for name, off in seen.outside.items())
-        yield Finding(
-            "bounds", f"observations leave the declared observation_space: {worst}", False, "widen the Box of that part, or clip it"
-        )
+        yield Finding("bounds", f"observations leave the declared observation_space: {worst} (nothing relies on it)", note=True)
     else:
         yield Finding("bounds", f"observations keep the shapes{' and bounds' if env.observation_bounds else ''} that are declared")
 
@@ -135,12 +133,14 @@ def _rewards(env: FlowEnv, seen: Seen) -> Iterator[Finding]:
     more = "; success ends the episode, so what could be earned after it is lost (--set environment.success_ends=false)"
     lost = env.success_ends and len(different) > SPARSE and different[-1] > 0
     low, high = min(seen.returns), max(seen.returns)
-    yield Finding("rewards", f"{what}; return {low:.4g} to {high:.4g} with random actions{more if lost else ''}")
+    yield Finding("rewards", f"{what}; return {low:.4g} to {high:.4g} with random actions{more if lost else ''}", note=lost)
     yield _success(env, seen)
 
 
 def _success(env: FlowEnv, seen: Seen) -> Finding:
-    rule = env.env_spec.success
+    rule = env.success_rule
+    if rule in rules.NEVER:
+        return Finding("success", "there is none: the return is the measure")
     if not env.success_known:
         there = ", ".join(key for key in seen.keys if key != "success") or "nothing"
         likely = _likely(rule, [key for key in seen.keys if key != "success"])
@@ -150,12 +150,12 @@ def _success(env: FlowEnv, seen: Seen) -> Finding:
         )
         return Finding("success", f"{what} (it holds: {there}): every episode counts as failed", False, fix)
     count = len(seen.lengths)
-    how = rule or "the environment's own"
-    ends = "ends the episode" if env.success_ends else "does not end the episode"
+    how = rule or ("is_success" if "is_success" in seen.keys else "success")
+    ends = "it ends the episode" if env.success_ends else "the environment ends the episode"
     if seen.at_first_step == count:
         fix = "--set environment.success=KEY, with another key or rule"
         return Finding("success", f"{how}: every episode is a success after one random action", False, fix)
-    return Finding("success", f"{how}; it {ends}; seen in {seen.successes} of {count} episodes of random actions")
+    return Finding("success", f"{how}; {ends}; seen in {seen.successes} of {count} episodes of random actions")
 
 
 def _likely(rule: str, keys: list[str]) -> str | None:

@@ -48,10 +48,11 @@ def build(env: EnvSpec) -> Family:
     parts = spaces.Parts(made.observation_space, env.id)
     limit = registered.max_episode_steps or _inner_limit(made)
     return Family(
-        env=named.Named(made, parts.read, succeeded=lambda info: False) if ours else Foreign(made, parts, clip=not env.action_bounds),
+        env=named.Named(made, parts.read, succeeded=None) if ours else Foreign(made, parts, clip=not env.action_bounds),
         spec=spaces.spec(parts, made.action_space, env),
         max_steps=limit or NO_LIMIT,
         success_ends=False,
+        success="never" if ours else "",
         notes=tuple(_notes(env, parts, limit)),
         observation_bounds=parts.bounds,
     )
