@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -143,7 +143,7 @@ def _success(env: FlowEnv, seen: Seen) -> Finding:
         return Finding("success", "there is none: the return is the measure")
     if not env.success_known:
         there = ", ".join(key for key in seen.keys if key != "success") or "nothing"
-        likely = _likely(rule, [key for key in seen.keys if key != "success"])
+        likely = _likely(rule, {key: value for key, value in seen.keys.items() if key != "success"})
         what = f"info never holds {rule!r}" if rule else "info holds neither success nor is_success"
         fix = (
             f"--set environment.success={likely or 'KEY'}, or 'reward>=X', 'return>=X', terminated, never (then the return is the measure)"
@@ -158,10 +158,11 @@ def _success(env: FlowEnv, seen: Seen) -> Finding:
     return Finding("success", f"{how}; {ends}; seen in {seen.successes} of {count} episodes of random actions")
 
 
-def _likely(rule: str, keys: list[str]) -> str | None:
-    """The key that was meant, or one whose name sounds like success."""
-    near = get_close_matches(rule, keys, n=1) if rule else []
-    return next(iter([*near, *(key for key in keys if LIKELY.search(key))]), None)
+def _likely(rule: str, info: Mapping[str, Any]) -> str | None:
+    """The key that was meant, else one whose name sounds like success, else one that is true or false."""
+    near = get_close_matches(rule, info, n=1) if rule else []
+    sounding = [key for key in info if LIKELY.search(key)]
+    return next(iter([*near, *sounding, *(key for key, value in info.items() if isinstance(value, (bool, np.bool_)))]), None)
 
 
 def _ends(env: FlowEnv, seen: Seen) -> Iterator[Finding]:
