@@ -145,10 +145,9 @@ def _success(env: FlowEnv, seen: Seen) -> Finding:
         there = ", ".join(key for key in seen.keys if key != "success") or "nothing"
         likely = _likely(rule, {key: value for key, value in seen.keys.items() if key != "success"})
         what = f"info never holds {rule!r}" if rule else "info holds neither success nor is_success"
-        fix = (
-            f"--set environment.success={likely or 'KEY'}, or 'reward>=X', 'return>=X', terminated, never (then the return is the measure)"
-        )
-        return Finding("success", f"{what} (it holds: {there}): every episode counts as failed", False, fix)
+        others = "it may also be 'reward>=X', 'return>=X', terminated, or never: then the return is the measure"
+        fix = f"--set environment.success={likely or 'never'}"
+        return Finding("success", f"{what} (it holds: {there}): every episode counts as failed; {others}", False, fix)
     count = len(seen.lengths)
     how = rule or ("is_success" if "is_success" in seen.keys else "success")
     ends = "it ends the episode" if env.success_ends else "the environment ends the episode"
