@@ -109,7 +109,7 @@ def _built(env: FlowEnv) -> Finding:
     bounds = (
         f"in [{low[0]:g}, {high[0]:g}]" if len(low) == len(high) == 1 else f"between {list(spec.action_low)} and {list(spec.action_high)}"
     )
-    return Finding("builds", f"{spec.observation_dim} observation values ({parts}), {spec.action_dim} actions {bounds}")
+    return Finding("builds", f"{spec.observation_dim} observation values ({parts}), {spec.action_dim} action{"s" * (spec.action_dim != 1)} {bounds}")
 
 
 def _numbers(env: FlowEnv, seen: Seen) -> Iterator[Finding]:
