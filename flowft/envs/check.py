@@ -105,11 +105,10 @@ def _look(env: FlowEnv, seen: Seen, observation: Array, reward: float, where: st
 def _built(env: FlowEnv) -> Finding:
     spec = env.flow_spec
     parts = ", ".join(f"{name} {size}" for name, size in spec.parts)
-    low, high = sorted(set(spec.action_low)), sorted(set(spec.action_high))
-    bounds = (
-        f"in [{low[0]:g}, {high[0]:g}]" if len(low) == len(high) == 1 else f"between {list(spec.action_low)} and {list(spec.action_high)}"
-    )
-    return Finding("builds", f"{spec.observation_dim} observation values ({parts}), {spec.action_dim} action{"s" * (spec.action_dim != 1)} {bounds}")
+    pairs = sorted(set(zip(spec.action_low, spec.action_high, strict=True)))
+    bounds = "in " + ", ".join(f"[{low:g}, {high:g}]" for low, high in pairs)
+    actions = f"{spec.action_dim} action{'s' * (spec.action_dim != 1)}"
+    return Finding("builds", f"{spec.observation_dim} observation values ({parts}), {actions} {bounds}")
 
 
 def _numbers(env: FlowEnv, seen: Seen) -> Iterator[Finding]:
