@@ -5,12 +5,14 @@ Training is scaled down by the options in SMALL; nothing else is changed.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from flowft import checkpoint
+from flowft.cli.main import run as cli
 from flowft.data.spec import EnvSpec
 from tests.test_readme import ROOT, run
 
@@ -45,7 +47,9 @@ def environment_of(folder: Path, name: str) -> EnvSpec:
     return EnvSpec.from_tree(checkpoint.load(folder / "checkpoints" / f"{name}.pt", "policy checkpoint")["env"])
 
 
-def test_an_environment_and_its_demonstrations_in_twenty_lines_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_and_its_demonstrations_in_twenty_lines_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     found = sections()
     checked = follow(found["An environment"], tmp_path)
@@ -55,6 +59,13 @@ def test_an_environment_and_its_demonstrations_in_twenty_lines_each(tmp_path: Pa
     spec = environment_of(tmp_path, "reach-finetuned")
     assert (spec.family, spec.id, spec.success) == ("gymnasium", "reach:Reach-v0", "near")
     assert "2 = " in run(["flowft", "eval", "reach-finetuned", "--episodes", "2", "--envs", "2"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert cli(["env", "check", "--ckpt", "reach-finetuned", "--episodes", "1"]) == 0  # its environment, with its rules
+    assert "reach-finetuned has the same observations and actions" in capsys.readouterr().out
+    assert cli(["env", "check", "Pendulum-v1", "--set", "environment.success=never", "--ckpt", "reach", "--json"]) == 1
+    problem = next(row for row in json.loads(capsys.readouterr().out)["checks"] if not row["ok"])
+    assert problem["check"] == "checkpoint" and "4 observation values against 3" in problem["what"]
     for name in ("reach.py", "record.py"):
         code = [
             line for line in (tmp_path / name).read_text().splitlines() if line.strip() and not line.startswith(("#", "import", "from"))
