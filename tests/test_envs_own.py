@@ -440,3 +440,24 @@ if __name__ == "__main__":
 """
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_the_user_s_code_raises_comes_with_its_place(tmp_path: Path, lanes: int) -> None:
+    broken = MODULE.replace("self.x = self.x + action", "self.x = self.x + self.motor(action)")
+    own_module(tmp_path, "brokenlines", broken)
+    code = f"""
+import numpy as np
+from flowft.envs import base
+from flowft.envs.vector import Vector
+if __name__ == "__main__":
+    with Vector(base.parse("brokenlines:Line-v0"), {lanes}) as vector:
+        vector.reset_all(range({lanes}))
+        try: vector.step(np.zeros(({lanes}, 1)))
+        except Exception as error: print(error)
+"""
+    line = next(i for i, text in enumerate(broken.splitlines()[1:], start=1) if "self.motor" in text)
+    done = python(code, tmp_path)
+    assert "AttributeError: 'Line' object has no attribute 'motor'" in done.stdout, done.stderr
+    assert f"brokenlines.py, line {line + 1})" in done.stdout or f"brokenlines.py, line {line})" in done.stdout
+    assert "0 (brokenlines:Line-v0) failed" in done.stdout

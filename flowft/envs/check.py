@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from flowft.data.spec import Array, EnvSpec
-from flowft.envs import base, repeats, rules
+from flowft.envs import base, modules, repeats, rules
 from flowft.envs.base import FlowEnv
-from flowft.envs.modules import in_words
 from flowft.envs.repeats import Finding
 from flowft.errors import FlowftError
 
@@ -55,8 +53,7 @@ def check(env: EnvSpec, episodes: int = 3) -> Iterator[Finding]:
     except FlowftError as error:
         yield Finding("runs" if made else "builds", error.what, False, error.fix)
     except Exception as error:  # the user's own code: where and what, not our traceback
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"it raised {in_words(error)} ({place.filename}, line {place.lineno})"
+        what = f"it raised {modules.what_and_where(error)}"
         fix = "reset(seed=…, options=…) returns observation and info; step returns observation, reward, terminated, truncated, info"
         yield Finding("runs" if made else "builds", what, False, fix)
     finally:

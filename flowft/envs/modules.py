@@ -49,7 +49,7 @@ def load(module: str, env_id: str) -> None:
     except (Exception, SystemExit) as error:  # it is the user's code, and may do anything
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         fix = f"pip install {missing}   (or the package that provides it)" if missing else f'python -c "import {module}"'
-        raise EnvError(f"the module {module} cannot be imported: {in_words(error)}{_place(error)}", fix) from error
+        raise EnvError(f"the module {module} cannot be imported: {what_and_where(error)}", fix) from error
 
 
 @contextlib.contextmanager
@@ -87,8 +87,8 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def _place(error: BaseException) -> str:
-    """Where in the user's code it was raised."""
+def what_and_where(error: BaseException) -> str:
+    """`ValueError: what it says (my_module.py, line 7)`: an error of somebody else's code, and the last line of it."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<") and "importlib" not in f.filename]
-    last = frames[-1] if frames else None
-    return f" ({last.filename}, line {last.lineno})" if last is not None and last.filename != __file__ else ""
+    theirs = frames and not frames[-1].filename.startswith(str(Path(__file__).parent))
+    return in_words(error) + (f" ({frames[-1].filename}, line {frames[-1].lineno})" if theirs else "")

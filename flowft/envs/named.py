@@ -97,7 +97,9 @@ def make(env: EnvSpec, env_id: str | None = None, fix: str = "flowft doctor", **
                 made.render()
             return made
     except Exception as error:  # a wrong keyword, a broken installation: whatever the simulator says, in one line
-        raise EnvError(f"{env.id} cannot be built with {dict(env.kwargs)}: {' '.join(str(error).split())}", fix) from error
+        raise EnvError(
+            f"{env.id} cannot be built with {dict(env.kwargs)}: {' '.join(str(error).split()) or type(error).__name__}", fix
+        ) from error
 
 
 def box_spec(parts: Iterable[tuple[str, int]], action_space: gymnasium.Space[Any], env: EnvSpec) -> Spec:
