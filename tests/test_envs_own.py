@@ -461,3 +461,17 @@ if __name__ == "__main__":
     assert "AttributeError: 'Line' object has no attribute 'motor'" in done.stdout, done.stderr
     assert f"brokenlines.py, line {line + 1})" in done.stdout or f"brokenlines.py, line {line})" in done.stdout
     assert "0 (brokenlines:Line-v0) failed" in done.stdout
+
+
+def test_a_constructor_that_fails_is_one_sentence_with_the_command_that_shows_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_module(tmp_path, "stubborn")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EnvError, match=r"stubborn:Line-v0 cannot be built with {'legs': 3}: .*unexpected keyword") as caught:
+        base.make(EnvSpec("gymnasium", "stubborn:Line-v0", {"legs": 3}))
+    assert caught.value.fix is not None
+    shown = subprocess.run(
+        ["bash", "-c", caught.value.fix.replace("python", sys.executable, 1)], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 1 and "legs" in shown.stderr and "Traceback" in shown.stderr

@@ -43,8 +43,7 @@ def build(env: EnvSpec) -> Family:
     if ours := _of_mujoco(registered):
         named.require("mujoco", "mujoco", "robotics", f"the environment {env.id}")
     with modules.working_folder(), modules.stdout_to_stderr(), generators.seeded(BUILD_SEED):
-        try_it = f"gymnasium.make('{env.id}'{''.join(f', {key}={value!r}' for key, value in env.kwargs.items() if key.isidentifier())})"
-        made = named.make(env, env_id, fix=f"python -c {shlex.quote(f'import gymnasium; {try_it}')}")
+        made = named.make(env, env_id, fix=_try_it(env) if module else "flowft doctor")
     parts = spaces.Parts(made.observation_space, env.id)
     limit = registered.max_episode_steps or _inner_limit(made)
     return Family(
@@ -78,6 +77,12 @@ class Foreign(named.Named):
     def step(self, action: Any) -> tuple[named.Parts, Any, bool, bool, dict[str, Any]]:
         shaped = np.reshape(action, self._box.shape).astype(self._box.dtype)
         return super().step(np.clip(shaped, self._box.low, self._box.high) if self._clip else shaped)  # float32 rounds beyond a bound
+
+
+def _try_it(env: EnvSpec) -> str:
+    """The command that shows the whole of what the user's own code raised."""
+    given = "".join(f", {key}={value!r}" for key, value in env.kwargs.items() if key.isidentifier() and key != "success_ends")
+    return f"python -c {shlex.quote(f'import gymnasium; gymnasium.make({env.id!r}{given})')}"
 
 
 def _of_mujoco(spec: Any) -> bool:
