@@ -468,10 +468,10 @@ def test_a_constructor_that_fails_is_one_sentence_with_the_command_that_shows_it
 ) -> None:
     own_module(tmp_path, "stubborn")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(EnvError, match=r"stubborn:Line-v0 cannot be built with {'legs': 3}: .*unexpected keyword") as caught:
+    with pytest.raises(EnvError, match=r"stubborn:Line-v0 cannot be built with {'legs': 3}: Line\(\) takes no arguments") as caught:
         base.make(EnvSpec("gymnasium", "stubborn:Line-v0", {"legs": 3}))
     assert caught.value.fix is not None
     shown = subprocess.run(
         ["bash", "-c", caught.value.fix.replace("python", sys.executable, 1)], capture_output=True, text=True, check=False
     )
-    assert shown.returncode == 1 and "legs" in shown.stderr and "Traceback" in shown.stderr
+    assert shown.returncode == 1 and "takes no arguments" in shown.stderr and "Traceback" in shown.stderr
