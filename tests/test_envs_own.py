@@ -323,6 +323,8 @@ def test_an_environment_that_seeds_nothing_repeats_itself_and_leaves_no_trace() 
         ("", lambda n: {"is_success": np.float32(n >= 2)}, 2),
         ("", lambda n: {"is_success": np.array([n >= 2])}, 2),
         ("solved", lambda n: {"solved": int(n > 4), "success": True}, 5),
+        ("solved", lambda n: {"solved": np.nan if n < 3 else 1.0}, 3),
+        ("solved", lambda n: {"solved": None if n < 3 else True}, 3),
         ("metrics.solved", lambda n: {"metrics": {"solved": n > 1}}, 2),
         ("metrics/solved", lambda n: {"metrics/solved": n > 1}, 2),
         ("late", lambda n: {"late": True} if n >= 4 else {}, 4),

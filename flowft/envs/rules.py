@@ -105,7 +105,7 @@ def look_up(info: Mapping[str, Any], key: str) -> Any:
 
 
 def truth(value: Any, key: str) -> bool | None:
-    """Of what simulators write: True, 1.0, numpy's bool, an array of one value. None stays None; an array of several is an error."""
+    """Of what simulators write: True, 1.0, numpy's bool, an array of one value. None and NaN do not say; an array of several is an error."""
     if value is None:
         return None
     array = np.asarray(value)
@@ -113,4 +113,5 @@ def truth(value: Any, key: str) -> bool | None:
         raise EnvError(
             f"info[{key!r}] is {value!r}; success must be one truth value", "--set environment.success=KEY, with a key that holds one"
         )
-    return bool(array.item())
+    number = array.item()
+    return None if number != number else bool(number)

@@ -68,7 +68,7 @@ def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | No
     found = saved or (dataset.env if dataset else None)
     if settings.env is not None:
         found = named_environment(settings.env, found)
-        if dataset is not None and not found.observation:
+        if dataset is not None and not found.observation and len(dataset.spec.parts) > 1:
             found = replace(found, observation=tuple(name for name, _ in dataset.spec.parts))  # in the order of the data
     if found is not None and settings.max_steps is not None:
         found = replace(found, max_steps=settings.max_steps)
