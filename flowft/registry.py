@@ -47,10 +47,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "ogbench": "flowft.data.ogbench_npz",
         "npz": "flowft.data.npz",
     },
-    # A family is a module with `make(env_id, **kwargs)`: see flowft/envs/base.py.
+    # A family is a module with `build(env)`: see flowft/envs/base.py.
     "envs": {
         "robosuite": "flowft.envs.robosuite",
-        "gymnasium": "flowft.envs.gymnasium_mujoco",
+        "gymnasium": "flowft.envs.gymnasium_ids",
         "robotics": "flowft.envs.robotics",
         "ogbench": "flowft.envs.ogbench_singletask",
     },

@@ -26,6 +26,8 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "robosuite": ("robosuite", "robosuite"),
     "ogbench": ("ogbench", "ogbench"),
     "robotics": ("gymnasium-robotics", "gymnasium_robotics"),
+    "metaworld": ("metaworld", "metaworld"),
+    "panda": ("panda-gym", "panda_gym"),
     "robomimic": ("robomimic", "robomimic.utils.file_utils"),
     "d4rl": ("d4rl", "d4rl"),
     "plot": ("matplotlib", "matplotlib.figure"),

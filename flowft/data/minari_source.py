@@ -126,8 +126,9 @@ def _vectors(space: Any, main: Path, wanted: tuple[str, ...]) -> list[str]:
 
 def _usual(stored: Any) -> tuple[str, ...]:
     """The parts that the environment's family gives by default, for goal environments; () for all vectors."""
-    if stored.env_spec is None or not hasattr(stored.observation_space, "spaces"):
-        return ()
+    ours = stored.env_spec is not None and str(stored.env_spec.entry_point).startswith("gymnasium_robotics")
+    if not ours or not hasattr(stored.observation_space, "spaces"):
+        return ()  # somebody else's goal is a part like any other: without it the task could not be learned
     goals: Mapping[str, tuple[str, ...]] = registry.get("envs", "robotics").GOALS
     usual = next((parts for start, parts in goals.items() if stored.env_spec.id.startswith(start)), ("observation",))
     return usual if all(part in dict(_leaves(stored.observation_space, "")) for part in usual) else ()
@@ -195,8 +196,9 @@ def _environment(inspector: Inspector, stored: Any, parts: list[str], options: O
         return None
     point = str(spec.entry_point)
     family = "robotics" if point.startswith("gymnasium_robotics") else "gymnasium" if point.startswith("gymnasium.envs.mujoco") else None
-    if family is None:
-        inspector.notes.append(f"the dataset's environment {spec.id} ({point}) is of no family that flowft builds")
+    if family is None:  # the file's entry point is not called: whether to import that module is the user's to say
+        module = point.partition(":")[0].partition(".")[0]
+        inspector.notes.append(f"the dataset's environment {spec.id} is made by {point}: for online steps --env {module}:{spec.id}")
         return None
     ordered = tuple(parts) if options.observation or parts != ["observation"] else ()
     versions = {"minari": str(stored.spec.minari_version)}

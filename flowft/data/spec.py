@@ -107,16 +107,27 @@ class EnvSpec:
     max_steps: int | None = None  # truncation, in environment steps; None: the environment's own limit
     observation: tuple[str, ...] = ()  # wanted observation parts in order; empty: the family's usual ones
     versions: Mapping[str, str] = field(default_factory=dict)  # of the packages that the data were made with
+    success: str = ""  # what counts as success (flowft/envs/rules.py); empty: the family's own rule
+    success_ends: bool | None = None  # does success end the episode; None: as the family has it
+    reset_options: Mapping[str, Any] = field(default_factory=dict)  # handed to every reset
+    action_bounds: tuple[tuple[float, float], ...] = ()  # (low, high) of each action, or one pair for all; empty: the environment's own
 
     def to_tree(self) -> dict[str, Any]:
+        """Plain values. The rules are in it where they are set, so that a checkpoint without them is what it always was."""
+        rules: dict[str, Any] = {
+            "success": self.success, "success_ends": self.success_ends, "reset_options": dict(self.reset_options),
+            "action_bounds": [list(pair) for pair in self.action_bounds],
+        }  # fmt: skip
         return {
             "family": self.family, "id": self.id, "kwargs": dict(self.kwargs), "max_steps": self.max_steps,
             "observation": list(self.observation), "versions": dict(self.versions),
+            **{key: value for key, value in rules.items() if value is not None and value not in ("", {}, [])},
         }  # fmt: skip
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> EnvSpec:
-        return cls(**{**tree, "observation": tuple(tree["observation"])})
+        bounds = tuple((float(low), float(high)) for low, high in tree.get("action_bounds", ()))
+        return cls(**{**tree, "observation": tuple(tree["observation"]), "action_bounds": bounds})
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from flowft.data.spec import EnvSpec, Spec
+from flowft.envs import generators, spaces
 from flowft.errors import EnvError, MissingExtra, did_you_mean
 
 Parts = dict[str, Any]  # observation part -> (size,)
@@ -25,37 +25,40 @@ Parts = dict[str, Any]  # observation part -> (size,)
 class Named(gymnasium.Wrapper[Parts, Any, Any, Any]):
     """An environment whose observation is a dict of named parts and whose `info` says `success` at every step.
 
-    `parts` reads the environment's own observation, `succeeded` its info. `settle`, when given, runs after each reset
-    and returns the first observation: a family uses it to clear what the simulator keeps from the episode before.
-    `draws_while_stepping`: its steps draw from numpy's global generator, which then gets a state of its own in here.
+    `parts` reads the environment's own observation, `succeeded` its info (None: the info stays as it is). `settle`, when
+    given, runs after each reset and returns the first observation: a family uses it to clear what the simulator keeps from
+    the episode before. `draws_while_stepping`: its steps may draw from the process's generators, which then have a course of
+    their own in here.
     """
 
     def __init__(
         self,
         env: gymnasium.Env[Any, Any],
         parts: Callable[[Any], Parts],
-        succeeded: Callable[[Mapping[str, Any]], bool],
+        succeeded: Callable[[Mapping[str, Any]], bool] | None,
         settle: Callable[[Any], Any] | None = None,
         draws_while_stepping: bool = False,
     ) -> None:
         super().__init__(env)
         self._parts, self._succeeded, self._settle = parts, succeeded, settle
-        self._stream = np.random.RandomState(0) if draws_while_stepping else None
+        self._stream = generators.Stream() if draws_while_stepping else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Parts, dict[str, Any]]:
-        with numpy_seeded(seed):  # some simulators draw from numpy's global generator, some from their action space
+        with generators.seeded(seed):  # some simulators draw from numpy's global generator, some from their action space
             self.env.action_space.seed(seed)
             observation, info = self.env.reset(seed=seed, options=options)
             if self._stream is not None:
-                self._stream.set_state(np.random.get_state())
+                self._stream.keep()
         if self._settle is not None:
             observation = self._settle(observation)
-        return self._parts(observation), {**info, "success": False}
+        return self._parts(observation), dict(info) if self._succeeded is None else {**info, "success": False}
 
     def step(self, action: Any) -> tuple[Parts, Any, bool, bool, dict[str, Any]]:
-        with _borrowed(self._stream):
+        with self._stream.continued() if self._stream is not None else contextlib.nullcontext():
             observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._parts(observation), reward, terminated, truncated, {**info, "success": self._succeeded(info)}
+        if self._succeeded is not None:
+            info = {**info, "success": self._succeeded(info)}
+        return self._parts(observation), reward, terminated, truncated, info
 
 
 def require(module: str, package: str, extra: str, needed_for: str) -> Any:
@@ -79,7 +82,7 @@ def unknown(env: EnvSpec, known: Iterable[str]) -> EnvError:
     return EnvError(f"no environment {env.id!r} in the family {env.family}{hint}", "--env with the id of an environment that exists")
 
 
-def make(env: EnvSpec, env_id: str | None = None, **defaults: Any) -> gymnasium.Env[Any, Any]:
+def make(env: EnvSpec, env_id: str | None = None, fix: str = "flowft doctor", **defaults: Any) -> gymnasium.Env[Any, Any]:
     """`gymnasium.make` without time limit and checker; EnvSpec.kwargs win over `defaults`. What fails is an EnvError."""
     own = {key: value for key, value in env.kwargs.items() if key not in ("render", "success_ends")}
     if env.kwargs.get("render"):
@@ -94,15 +97,14 @@ def make(env: EnvSpec, env_id: str | None = None, **defaults: Any) -> gymnasium.
                 made.render()
             return made
     except Exception as error:  # a wrong keyword, a broken installation: whatever the simulator says, in one line
-        raise EnvError(f"{env.id} cannot be built with {dict(env.kwargs)}: {' '.join(str(error).split())}", "flowft doctor") from error
+        raise EnvError(
+            f"{env.id} cannot be built with {dict(env.kwargs)}: {' '.join(str(error).split()) or type(error).__name__}", fix
+        ) from error
 
 
-def box_spec(parts: Iterable[tuple[str, int]], action_space: gymnasium.Space[Any]) -> Spec:
-    """The Spec of an environment with a bounded Box of actions."""
-    if not isinstance(action_space, gymnasium.spaces.Box) or not np.isfinite([action_space.low, action_space.high]).all():
-        raise EnvError(f"the action space {action_space} is not a bounded box", "--env with an environment of continuous actions")
-    low, high = action_space.low.ravel().tolist(), action_space.high.ravel().tolist()
-    return Spec(tuple(parts), tuple(low), tuple(high))
+def box_spec(parts: Iterable[tuple[str, int]], action_space: gymnasium.Space[Any], env: EnvSpec) -> Spec:
+    """The Spec of an environment with a bounded Box of actions, or with bounds set for it."""
+    return Spec(tuple(parts), *spaces.bounds(action_space, env))
 
 
 def step_limit(env_id: str) -> int:
@@ -110,41 +112,7 @@ def step_limit(env_id: str) -> int:
     return gymnasium.registry[env_id].max_episode_steps or 1000
 
 
-def success_ends(env: EnvSpec, default: bool) -> bool:
-    """EnvSpec.kwargs["success_ends"], else the family's own choice."""
-    return bool(env.kwargs.get("success_ends", default))
-
-
 def require_gl() -> None:
     """Rendering without a screen and without MUJOCO_GL aborts the process inside MuJoCo: refuse before."""
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL") and not os.environ.get("DISPLAY"):
         raise EnvError("pictures were asked for, but there is no screen and MUJOCO_GL is not set", "export MUJOCO_GL=egl   (or osmesa)")
-
-
-@contextlib.contextmanager
-def _borrowed(stream: np.random.RandomState | None) -> Iterator[None]:
-    """Numpy's global generator continues `stream` inside the block, and is as it was after it."""
-    if stream is None:
-        yield
-        return
-    before = np.random.get_state()
-    np.random.set_state(stream.get_state())
-    try:
-        yield
-    finally:
-        stream.set_state(np.random.get_state())
-        np.random.set_state(before)
-
-
-@contextlib.contextmanager
-def numpy_seeded(seed: int | None) -> Iterator[None]:
-    """Numpy's global generator seeded inside the block, and as it was after it. With None: left alone."""
-    if seed is None:
-        yield
-        return
-    before = np.random.get_state()
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)

@@ -45,9 +45,9 @@ def build(env: EnvSpec) -> Family:
             settle=_from_cold(made.unwrapped) if hasattr(made.unwrapped, "compute_observation") else None,
             draws_while_stepping="teleport" in env_id,
         ),
-        spec=named.box_spec([("observation", int(np.size(observation)))], made.action_space),
+        spec=named.box_spec([("observation", int(np.size(observation)))], made.action_space, env),
         max_steps=named.step_limit(env_id),
-        success_ends=named.success_ends(env, default=True),
+        success_ends=True,
     )
 
 

@@ -43,8 +43,17 @@ _USER_GL = os.environ.get("MUJOCO_GL")
 
 def build(env: EnvSpec) -> Family:
     """The simulator of `env`. Raises EnvError for a task, setting or observation part that robosuite does not have."""
-    simulator = RobosuiteEnv(env.id, env.kwargs, env.observation, made_with=env.versions.get("robosuite"))
+    if env.reset_options:
+        asked = dict(env.reset_options)
+        raise EnvError(f"robosuite's resets take no options; environment.reset_options is {asked}", "leave environment.reset_options out")
+    kwargs = {key: value for key, value in env.kwargs.items() if key != "success_ends"}
+    simulator = RobosuiteEnv(env.id, kwargs, env.observation, made_with=env.versions.get("robosuite"))
     return Family(simulator, simulator.spec_, MAX_STEPS.get(env.id, OTHER_MAX_STEPS), success_ends=True)
+
+
+def known() -> list[str]:
+    """Every task of the installed robosuite."""
+    return sorted(_robosuite().ALL_ENVIRONMENTS)
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 Success, one definition each: Adroit `info["success"]`; Kitchen all tasks done; mazes `info["success"]` (0.45 from the
 goal); Fetch and Shadow hand `info["is_success"]`. By default an episode ends there, as a sparse-reward learner wants it;
-Adroit's and the mazes' own episodes go on after it (D4RL's do too): EnvSpec.kwargs {"success_ends": False} for that.
+Adroit's and the mazes' own episodes go on after it (D4RL's do too): EnvSpec.success_ends=False for that.
 
 Kitchen's tasks are D4RL's four unless `tasks_to_complete` says otherwise. AntMaze is the v4 line of environments: `achieved_goal`
 (x, y) and `observation` together are laid out as D4RL's 29 values, but motors, origin and goals are not D4RL's.
@@ -55,9 +55,9 @@ def build(env: EnvSpec) -> Family:
         )
     return Family(
         env=named.Named(made, parts=_parts, succeeded=_success(env.id, made)),
-        spec=named.box_spec([(name, sizes[name]) for name in wanted], made.action_space),
+        spec=named.box_spec([(name, sizes[name]) for name in wanted], made.action_space, env),
         max_steps=named.step_limit(env.id),
-        success_ends=named.success_ends(env, default=True),
+        success_ends=True,
     )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowft.data.spec import Array, EnvSpec, Spec
-from flowft.envs import base
+from flowft.envs import base, modules
 from flowft.errors import EnvError, FlowftError
 
 Flags = npt.NDArray[np.bool_]
@@ -171,7 +171,7 @@ class Vector:
         except FlowftError:
             raise
         except Exception as error:
-            raise EnvError(f"environment {lane} ({self.env.id}) failed in {name}: {_in_words(error)}") from error
+            raise EnvError(f"environment {lane} ({self.env.id}) failed in {name}: {modules.what_and_where(error)}") from error
 
     def _send(self, lane: int, message: tuple[str, tuple[Any, ...]]) -> None:
         try:
@@ -231,7 +231,7 @@ def _serve(pipe: Connection, tree: dict[str, Any]) -> None:
         except gone:
             raise
         except Exception as error:
-            pipe.send(("failed", (_in_words(error), traceback.format_exc())))
+            pipe.send(("failed", (modules.what_and_where(error), traceback.format_exc())))
 
 
 def _answer(pipe: Connection, lane: Lane) -> None:
@@ -260,7 +260,3 @@ def _shut_down(lanes: list[Lane], workers: list[tuple[SpawnProcess, Connection]]
         for lane in lanes:
             ending.callback(lane.close)
         lanes.clear()
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -16,6 +16,7 @@ from flowft.algos import diagnostics
 from flowft.data import mixture, source
 from flowft.data.replay import RewardTransform
 from flowft.data.spec import Dataset
+from flowft.envs import rules
 from flowft.errors import UsageError
 from flowft.policies import actor, critic, policy
 from flowft.policies.policy import Networks
@@ -44,6 +45,7 @@ class Settings:
     env: str | None = None  # None: the environment that the dataset was made in
     env_kwargs: dict[str, Any] = field(default_factory=dict)  # for its builder, e.g. {success_ends: false} where rewards are dense
     max_steps: int | None = None  # episode limit in environment steps; None: the environment's own
+    environment: rules.Config | None = None  # success, its end, reset options, action bounds; None: as the environment has them
     algo: str = "sac_flow"
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1

@@ -17,10 +17,14 @@ def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | No
     found = saved or (dataset.env if dataset else None)
     if settings.env is not None:
         found = named_environment(settings.env, found)
+        if dataset is not None and not found.observation and len(dataset.spec.parts) > 1:
+            found = replace(found, observation=tuple(name for name, _ in dataset.spec.parts))  # in the order of the data
     if found is not None and settings.max_steps is not None:
         found = replace(found, max_steps=settings.max_steps)
     if found is not None and settings.env_kwargs:
         found = replace(found, kwargs={**found.kwargs, **settings.env_kwargs})
+    if found is not None and settings.environment is not None:
+        found = settings.environment.applied(found)
     if found is not None and settings.data.observation and not found.observation:
         found = replace(found, observation=settings.data.observation)
     return found
