@@ -42,6 +42,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "scripted": "flowft.data.scripted",
         "robomimic": "flowft.data.robomimic",
         "robosuite": "flowft.data.robosuite_demo",
+        "lerobot": "flowft.data.lerobot",
         "d4rl": "flowft.data.d4rl",
         "minari": "flowft.data.minari_source",
         "ogbench": "flowft.data.ogbench_npz",

@@ -61,6 +61,8 @@ def check(id_or_path: str) -> None:
     except DataError as error:  # what keeps the file from being read further
         if not problems.found:
             problems.found.append(Problem("", error.what, error.fix))
+    for note in dataset.notes if dataset is not None else ():
+        click.echo(f"note: {note}", err=True)
     for problem in problems.found:
         click.echo(str(problem) if problem.where else problem.what)
         if problem.fix:
