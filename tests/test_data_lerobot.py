@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +318,76 @@ def test_cloning_runs_on_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     small = ["--recipe", "small", "--set", "pretrain.updates=2", "--set", "critic.hidden=[8]", "--set", "data.action_bounds=[-100, 150]"]
     assert run(["pretrain", "--dataset", str(folder), "--name", "arm", *small]) == 0
     assert flowft.load_policy(tmp_path / "checkpoints/arm.pt").spec.action_high == (150.0,) * 3
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The part of Hugging Face's server that a download asks: a repository's facts, and its files."""
+
+    root: Path
+    broken = ""  # a file that the server does not have, though it lists it
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        files = sorted(path for path in self.root.rglob("*") if path.is_file())
+        names = [str(path.relative_to(self.root)) for path in files]
+        name = self.path.partition("/resolve/")[2].partition("/")[2].split("?")[0]
+        if self.path.startswith("/api/datasets/me/cubes/tree"):
+            told = [{"type": "file", "path": n, "size": path.stat().st_size, "oid": "0" * 40} for n, path in zip(names, files, strict=True)]
+            self.reply(json.dumps(told).encode())
+        elif self.path.startswith("/api/datasets/me/cubes"):
+            siblings = [{"rfilename": n, "size": path.stat().st_size, "blobId": "0" * 40} for n, path in zip(names, files, strict=True)]
+            self.reply(json.dumps({"_id": "1", "id": "me/cubes", "sha": "1" * 40, "siblings": siblings}).encode())
+        elif name in names and name != self.broken and "me/cubes" in self.path:
+            self.reply((self.root / name).read_bytes())
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if "me/cubes" in self.path else "RepoNotFound")
+            self.end_headers()
+
+    def reply(self, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "1" * 40)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+def test_a_download_brings_all_but_the_videos_or_nothing(tmp_path: Path) -> None:
+    repository = folders.write(tmp_path / "repository")
+    (repository / "videos").mkdir()
+    (repository / "videos/a.mp4").write_bytes(b"large")
+    handler = type("Handler", (Hub,), {"root": repository, "broken": FILE})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    where = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_LEROBOT_HOME": "",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+
+    def flowft_data(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flowft", "data", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **where, **more}, timeout=60)
+
+    try:
+        failed = flowft_data("download", "lerobot/me/cubes")
+        assert failed.returncode == 1 and "fix: " in failed.stderr and "Traceback" not in failed.stderr, failed.stderr
+        assert not (tmp_path / "hf/lerobot/me/cubes").exists()
+        handler.broken = ""  # type: ignore[attr-defined]
+        got = flowft_data("download", "lerobot/me/cubes")
+        assert got.returncode == 0 and got.stdout.strip() == str(tmp_path / "hf/lerobot/me/cubes"), got.stderr
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not (tmp_path / "hf/lerobot/me/cubes/videos").exists()
+    assert "3 episodes, 15 steps" in flowft_data("check", "lerobot/me/cubes").stdout
+    nobody = flowft_data("download", "lerobot/me/others", HF_ENDPOINT="http://127.0.0.1:1")
+    assert nobody.returncode == 1 and "there is no network" in nobody.stderr and "Traceback" not in nobody.stderr
