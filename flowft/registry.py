@@ -43,6 +43,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "robomimic": "flowft.data.robomimic",
         "robosuite": "flowft.data.robosuite_demo",
         "lerobot": "flowft.data.lerobot",
+        "zarr": "flowft.data.zarr_buffer",
         "d4rl": "flowft.data.d4rl",
         "minari": "flowft.data.minari_source",
         "ogbench": "flowft.data.ogbench_npz",

@@ -18,6 +18,7 @@ from typing import Any
 from flowft.data import d4rl, lerobot, minari_source, ogbench_npz, ogbench_play, robomimic, source
 from flowft.data.fetch import AGAIN, TIMEOUT, Unreachable, fetch, finish, room_for
 from flowft.data.files import require_readable
+from flowft.data.lerobot_folder import root_of
 from flowft.errors import DataError, MissingExtra, UsageError
 
 HUB_REPO = "robomimic/robomimic_datasets"
@@ -129,7 +130,7 @@ def _lerobot(dataset_id: str, progress: bool) -> Path:
     """A LeRobot dataset without its videos, into LeRobot's own cache. Under its final name only when every file is there."""
     name = lerobot.repository(dataset_id)
     path = lerobot.homes()[0] / name
-    if lerobot.root_of(path) is not None:
+    if root_of(path) is not None:
         return path
     hub = _hub(dataset_id)
     begun = lerobot.homes()[0] / ".download" / name
@@ -145,7 +146,7 @@ def _lerobot(dataset_id: str, progress: bool) -> Path:
 
     if missing := _asking_hub(get, dataset_id, path):
         raise DataError(f"the download of {dataset_id} broke off: {missing[0].relative_to(begun)} is not whole", AGAIN)
-    if lerobot.root_of(begun) is None:
+    if root_of(begun) is None:
         raise DataError(f"{name} on the Hugging Face hub is no LeRobot dataset: it has no meta/info.json", "flowft data list")
     shutil.rmtree(begun / ".cache", ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
