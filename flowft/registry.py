@@ -40,6 +40,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     # A source is a module with `matches`, `locate`, `load` and friends: see flowft/data/source.py.
     "sources": {
         "scripted": "flowft.data.scripted",
+        "exported": "flowft.data.exported",
         "robomimic": "flowft.data.robomimic",
         "robosuite": "flowft.data.robosuite_demo",
         "lerobot": "flowft.data.lerobot",

@@ -19,6 +19,7 @@ import numpy as np
 
 from flowft.data import inferred_bounds, lerobot_folder, lerobot_rows, source
 from flowft.data.check import Inspector, Numbers, skip
+from flowft.data.export import OURS, Facts
 from flowft.data.lerobot_folder import Folder, root_of
 from flowft.data.lerobot_rows import Rows
 from flowft.data.source import Options, Problems
@@ -29,7 +30,7 @@ NAME = "lerobot"
 FORMAT = "LeRobot"
 ACTIONS = ("action", "actions")  # the format's own name, and a converter's
 STATES = ("observation", "state")  # of converters that do not write observation.…
-REWARD, SUCCESS, DONE, TASK = "next.reward", "next.success", "next.done", "task_index"
+REWARD, SUCCESS, DONE, TRUNCATED, TASK = "next.reward", "next.success", "next.done", "next.truncated", "task_index"
 NAMED = 10  # so many tasks are named in a note
 INTERVENTION = ("intervention", "is_intervention")  # the last word of a feature's name
 
@@ -75,11 +76,22 @@ def matches(path: Path) -> bool:
 def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> Dataset:
     """All episodes (of one task, if data.task says so), by the rows' own episode_index and frame_index."""
     root = root_of(path) or path
+    folder = lerobot_folder.open_folder(root)
+    if OURS not in folder.info:
+        return _read(folder, dataset_id, problems, options)
+    ours = Facts.read(folder.info[OURS], str(root / lerobot_folder.INFO))
+    inside = [name for name, _ in ours.spec.parts if name not in folder.features]
+    own = bool(inside) and set(options.observation) <= set(inside)
+    asked = replace(options, observation=() if own else options.observation, action_bounds=options.action_bounds or ours.bounds)
+    return _with_facts(_read(folder, dataset_id, problems, asked), ours, options.observation if own else None)
+
+
+def _read(folder: Folder, dataset_id: str, problems: Problems, options: Options) -> Dataset:
+    root = folder.path
     if options.demos not in (None, "all"):
         raise DataError(f"{root}: LeRobot datasets have no masks, but data.demos is {options.demos!r}", "--set data.demos=all")
-    folder = lerobot_folder.open_folder(root)
     action, parts = _action(folder), _parts(folder, options)
-    further = [name for name in (REWARD, SUCCESS, DONE, TASK, *_interventions(folder)) if name in folder.features]
+    further = [name for name in (REWARD, SUCCESS, DONE, TRUNCATED, TASK, *_interventions(folder)) if name in folder.features]
     rows = lerobot_rows.read(folder, [action, *parts, *further])
     lerobot_rows.compare(folder, rows)
     low, high, said = inferred_bounds.find(_wide(rows.columns[action]))
@@ -94,6 +106,24 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     inspector.notes += [*folder.notes, *_notes(folder, rows, options, parts), *([said] if options.action_bounds is None else [])]
     layout = f"{FORMAT} {folder.version}"
     return replace(inspector.dataset(dataset_id, NAME, layout, _identity(folder, rows), None, parts), rate=folder.rate)
+
+
+def _with_facts(dataset: Dataset, ours: Facts, wanted: Sequence[str] | None) -> Dataset:
+    """A folder that flowft wrote, with its own parts again (`wanted` of them; None: features as they are), environment and rate."""
+    notes = tuple(note for note in dataset.notes if "--env" not in note) if ours.env else dataset.notes
+    env = ours.env and replace(ours.env, observation=tuple(wanted or ours.env.observation))
+    dataset = replace(dataset, env=env, rate=ours.rate or dataset.rate, notes=notes)
+    if wanted is None or dataset.spec.observation_dim != ours.spec.observation_dim:
+        return dataset
+    stops = np.cumsum([size for _, size in ours.spec.parts])
+    where = {name: slice(int(stop) - size, int(stop)) for (name, size), stop in zip(ours.spec.parts, stops, strict=True)}
+    chosen = {name: where[name] for name in (wanted or where)}
+    (state, _), sizes = dataset.spec.parts[0], dict(ours.spec.parts)
+    episodes = [
+        replace(episode, observations={name: episode.observations[state][:, columns] for name, columns in chosen.items()})
+        for episode in dataset.episodes
+    ]
+    return replace(dataset, spec=replace(dataset.spec, parts=tuple((name, sizes[name]) for name in chosen)), episodes=tuple(episodes))
 
 
 def _action(folder: Folder) -> str:
@@ -149,7 +179,10 @@ def _of_task(folder: Folder, rows: Rows, spans: dict[str, tuple[int, int]], want
 
 
 def _keep(inspector: Inspector, rows: Rows, name: str, span: tuple[int, int], action: str, parts: Sequence[str]) -> None:
-    """Hand one episode to the inspector. It is terminal where its last step is a success: done alone may be a time limit."""
+    """Hand one episode to the inspector.
+
+    It is terminal where its last step is a success: next.done alone may be a time limit, unless next.truncated tells them apart.
+    """
     start, stop = span
     reached = _flag(rows, SUCCESS, start, stop)
     if REWARD in rows.columns:
@@ -159,6 +192,9 @@ def _keep(inspector: Inspector, rows: Rows, name: str, span: tuple[int, int], ac
     if reached is None and REWARD in rows.columns and np.isin(rewards, (0, 1)).all():
         reached = rewards == 1
     terminated, success = (False, None) if reached is None else (bool(reached[-1:].any()), bool(reached.any()))
+    done, cut = _flag(rows, DONE, start, stop), _flag(rows, TRUNCATED, start, stop)
+    if done is not None and cut is not None:
+        terminated = bool(done[-1] and not cut[-1])
     observations = {part: _wide(rows.columns[part][start:stop]) for part in parts}
     episode = Episode(name, observations, _wide(rows.columns[action][start:stop]), rewards, terminated, success)
     file = rows.files[rows.file[start]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from flowft import registry
 from flowft.data import source
 from flowft.data.check import Inspector, Numbers, skip
+from flowft.data.export import OURS, Facts
 from flowft.data.files import is_hdf5, names, open_hdf5
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
@@ -126,6 +128,8 @@ def _vectors(space: Any, main: Path, wanted: tuple[str, ...]) -> list[str]:
 
 def _usual(stored: Any) -> tuple[str, ...]:
     """The parts that the environment's family gives by default, for goal environments; () for all vectors."""
+    if OURS in stored.storage.metadata:
+        return tuple(name for name, _ in Facts.read(stored.storage.metadata[OURS], str(stored.storage.data_path)).spec.parts)
     if stored.env_spec is None or not hasattr(stored.observation_space, "spaces"):
         return ()
     goals: Mapping[str, tuple[str, ...]] = registry.get("envs", "robotics").GOALS
@@ -190,6 +194,10 @@ def _at(observations: Any, part: str) -> Any:
 
 def _environment(inspector: Inspector, stored: Any, parts: list[str], options: Options) -> EnvSpec | None:
     spec = stored.env_spec
+    if OURS in stored.storage.metadata:
+        ours = Facts.read(stored.storage.metadata[OURS], inspector.file).env
+        if ours is not None:
+            return replace(ours, observation=options.observation or ours.observation)
     if spec is None:
         inspector.notes.append("the dataset names no environment: for online steps name one with --env")
         return None
