@@ -145,6 +145,12 @@ def test_the_command_line(demos: Path, tmp_path: Path, to: str, name: str, capsy
     assert [path.name for path in out.parent.iterdir()] == [name]  # nothing half-written is left
 
 
+@pytest.mark.parametrize(("to", "name"), FORMATS)
+def test_a_path_from_here(demos: Path, tmp_path: Path, to: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["data", "export", "demos.hdf5", "--to", to, name]) == 0 and run(["data", "check", name]) == 0
+
+
 def test_a_lerobot_folder_as_robomimic(tmp_path: Path) -> None:
     folder = lerobot_folders.write(tmp_path / "arm", outcome=False)
     assert run(["data", "export", str(folder), "--to", "robomimic", str(tmp_path / "arm.hdf5")]) == 0

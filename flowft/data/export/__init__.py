@@ -37,6 +37,7 @@ def write(dataset: Dataset, to: str, out: Path, fps: float | None = None, force:
         raise DataError(f"{out} is there already", "--force, or another path")
     if out.is_dir() and to == "robomimic":
         raise DataError(f"{out} is a folder; robomimic's layout is a file", f"--to robomimic {out / 'demos.hdf5'}")
+    out = Path(os.path.abspath(out))  # Minari doubles a relative path
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
