@@ -40,8 +40,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
     # A source is a module with `matches`, `locate`, `load` and friends: see flowft/data/source.py.
     "sources": {
         "scripted": "flowft.data.scripted",
+        "exported": "flowft.data.exported",
         "robomimic": "flowft.data.robomimic",
         "robosuite": "flowft.data.robosuite_demo",
+        "lerobot": "flowft.data.lerobot",
+        "zarr": "flowft.data.zarr_buffer",
         "d4rl": "flowft.data.d4rl",
         "minari": "flowft.data.minari_source",
         "ogbench": "flowft.data.ogbench_npz",

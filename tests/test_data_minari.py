@@ -31,10 +31,11 @@ def make_minari(root: Path, name: str, monkeypatch: pytest.MonkeyPatch, **fields
         EpisodeBuffer(
             id=i, seed=None, options=None,
             observations={
-                "position": generator.normal(size=(n + 1, 2)), "pair": (generator.normal(size=(n + 1, 3)),), "word": ["ab"] * (n + 1),
+                "position": generator.normal(size=(n + 1, 2)).astype("f4"), "word": ["ab"] * (n + 1),
+                "pair": (generator.normal(size=(n + 1, 3)).astype("f4"),),
             },
-            actions=generator.uniform(-2, 2, (n, 2)), rewards=[0.0] * n, terminations=[False] * (n - 1) + [i == 1],
-            truncations=[False] * (n - 1) + [i != 1], infos={"success": np.full(n + 1, i == 1)},
+            actions=generator.uniform(-2, 2, (n, 2)).astype("f4"), rewards=[0.0] * n, terminations=[False] * (n - 1) + [i == 1],
+            truncations=[False] * (n - 1) + [i != 1], infos={"success": [i == 1] * (n + 1)},
         )
         for i, n in enumerate([3] * 10 + [4])
     ]  # fmt: skip
@@ -82,3 +83,24 @@ def test_minari_and_d4rl_give_the_same_door_demonstrations(monkeypatch: pytest.M
     for a, b in zip(theirs.episodes, ours.episodes, strict=True):
         np.testing.assert_allclose(a.actions, b.actions, atol=1e-5)
         assert len(a.observations["observation"]) == len(a) + 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_the_other_formats_of_minari_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    pytest.importorskip("pyarrow")
+    make_minari(tmp_path / "a", "mine/reach-v0", monkeypatch)
+    hdf5 = source.load("minari/mine/reach-v0")
+    make_minari(tmp_path / "b", "mine/reach-v0", monkeypatch, data_format=form)
+    arrow = source.load("minari/mine/reach-v0")
+    assert (arrow.format, arrow.spec, arrow.steps) == ("Minari arrow", hdf5.spec, hdf5.steps)
+    for ours, theirs in zip(arrow.episodes, hdf5.episodes, strict=True):
+        np.testing.assert_array_equal(ours.actions, theirs.actions)
+        np.testing.assert_array_equal(ours.observations["pair/0"], theirs.observations["pair/0"])
+        assert (ours.name, ours.terminated, ours.success) == (theirs.name, theirs.terminated, theirs.success)
+    folder = tmp_path / "b/mine/reach-v0"
+    assert source.load(str(folder)).hash == source.load(str(folder / "data")).hash == arrow.hash
+    for file in (folder / "data/3").glob("*.[ap]*"):
+        file.write_bytes(b"no arrow file")
+    with pytest.raises(DataError, match="episode_3: Minari cannot read it"):
+        source.load(str(folder))

@@ -294,3 +294,20 @@ def test_real_demonstrations(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no problems" in capsys.readouterr().out
     assert run(["data", "check", str(folder / "lift_ph_low_dim.2demos.hdf5")]) == 1  # its masks name 200 demos
     assert "mask/train: names 179 demos" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "package"),
+    [("Libero_Kitchen_Tabletop_Manipulation", {"bddl_file": "a.bddl", "problem_name": "x"}, "LIBERO"), ("Coffee_D0", {}, "mimicgen"),
+     ("MugCleanup_O1", {}, "mimicgen"), ("Lift", {}, None)],
+)  # fmt: skip
+def test_tasks_of_packages_that_are_not_installed(tmp_path: Path, task: str, more: dict[str, str], package: str | None) -> None:
+    parts = {"ee_states": np.zeros((4, 6)), "gripper_states": np.arange(8.0).reshape(4, 2)}
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps({"type": 1, "env_name": task, "env_kwargs": {}, **more})
+        for key, rows in {"actions": np.zeros((4, 7)), "rewards": np.arange(4) == 3, **{f"obs/{k}": v for k, v in parts.items()}}.items():
+            file[f"data/demo_0/{key}"] = rows
+        file["data/demo_0/obs/agentview_rgb"] = np.zeros((4, 8, 8, 3), np.uint8)
+    dataset = source.load(str(tmp_path / "demo.hdf5"), Options(observation=("ee_states", "gripper_states")))
+    assert (dataset.env is None) == (package is not None)
+    assert any(f"is {package}'s, which is not installed" in note for note in dataset.notes) == (package is not None)

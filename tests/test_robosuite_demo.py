@@ -46,6 +46,18 @@ def test_rebuilt_observations_are_those_that_were_recorded(made: tuple[Path, Pat
         assert not mine.terminated and mine.success is False
 
 
+def test_the_task_may_stand_in_env_args_only(made: tuple[Path, Path], tmp_path: Path) -> None:
+    path = tmp_path / "demo_v15.hdf5"
+    with h5py.File(made[0]) as given, h5py.File(made[1]) as bare, h5py.File(path, "w") as file:
+        bare.copy("data", file)
+        for name in ("env", "env_info", "repository_version"):
+            del file["data"].attrs[name]
+        file["data"].attrs["env_args"] = given["data"].attrs["env_args"]
+        file["data/demo_1/user_acting"] = np.ones(3)
+    found, wanted = source.load(str(path)), source.load(str(made[1]))
+    assert found.env == wanted.env and found.steps == wanted.steps
+
+
 def test_what_follows_the_first_success_is_cut(made: tuple[Path, Path], tmp_path: Path) -> None:
     path = tmp_path / "demo.hdf5"
     with h5py.File(made[0]) as given, h5py.File(made[1]) as bare, h5py.File(path, "w") as file:

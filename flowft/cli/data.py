@@ -1,4 +1,4 @@
-"""`flowft data`: list, info, check, download, generate."""
+"""`flowft data`: list, info, check, download, export, generate."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from flowft import registry
+from flowft.cli.export import export
 from flowft.data import source
 from flowft.data.source import Options, Problem, Problems
 from flowft.data.spec import Dataset
@@ -20,7 +21,7 @@ from flowft.errors import DataError, FlowftError, UsageError, did_you_mean
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def data() -> None:
-    """List, inspect, check, download and generate datasets."""
+    """List, inspect, check, download, export and generate datasets."""
 
 
 @data.command("list")
@@ -61,6 +62,8 @@ def check(id_or_path: str) -> None:
     except DataError as error:  # what keeps the file from being read further
         if not problems.found:
             problems.found.append(Problem("", error.what, error.fix))
+    for note in dataset.notes if dataset is not None else ():
+        click.echo(f"note: {note}", err=True)
     for problem in problems.found:
         click.echo(str(problem) if problem.where else problem.what)
         if problem.fix:
@@ -81,6 +84,9 @@ def download(dataset_id: str, version: str) -> None:
     for path in get(dataset_id, version):
         click.echo(str(path))
     click.echo(f"next: flowft data info {dataset_id}", err=True)
+
+
+data.add_command(export)
 
 
 @dataclass(frozen=True)

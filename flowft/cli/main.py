@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("flowft.cli.finetune:finetune", "Improve a checkpoint online; the same command continues a killed run."),
     "train": ("flowft.cli.train:train", "Learn a flow policy from scratch, from rewards alone."),
     "eval": ("flowft.cli.evaluate:evaluate", "Count successes of a checkpoint on seeds that training never uses."),
-    "data": ("flowft.cli.data:data", "List, inspect, check, download and generate datasets."),
+    "data": ("flowft.cli.data:data", "List, inspect, check, download, export and generate datasets."),
     "env": ("flowft.cli.env:env", "Check whether an environment is fit to learn in; list what there is."),
     "convert": ("flowft.cli.convert:convert", "Make a checkpoint from the parameters of a policy trained elsewhere."),
     "plot": ("flowft.cli.plot:plot", "Draw success, return or gradients against online steps, from one run or many."),

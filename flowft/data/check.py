@@ -28,7 +28,13 @@ class Inspector:
     """
 
     def __init__(self, file: str, problems: Problems, options: Options, low: npt.ArrayLike = -1.0, high: npt.ArrayLike = 1.0) -> None:
+        if options.task is not None:
+            raise DataError(f"{file}: data.task is {options.task!r}, but this layout has no tasks", "--set data.task=null")
         self.file, self.problems, self.options = file, problems, options
+        if pairs := options.bound_pairs:
+            low, high = np.transpose(pairs) if len(pairs) > 1 else pairs[0]
+        elif options.action_bounds == "data":
+            low, high = -np.inf, np.inf
         self.low, self.high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
         self.episodes: list[Episode] = []
         self.notes: list[str] = []
@@ -81,6 +87,9 @@ class Inspector:
             raise NothingLeft(f"{self.file}: no sound episode", f"flowft data check {self.file}")
         if self.clipped:
             self.notes.append(f"clipped {self.clipped} action values to the declared range")
+        if self.options.action_bounds == "data":
+            self.low = np.min([episode.actions.min(axis=0) for episode in self.episodes], axis=0)
+            self.high = np.max([episode.actions.max(axis=0) for episode in self.episodes], axis=0)
         first = self.episodes[0]
         names = list(parts or first.observations)
         width = first.actions.shape[1]

@@ -1,6 +1,6 @@
 """Public dataset files, fetched: resumed after an interruption, verified, and under their final name only when whole.
 
-robomimic's files come through huggingface_hub (extra `[hub]`), Minari's through the minari package, D4RL's and OGBench's from
+robomimic's and LeRobot's files come through huggingface_hub (extra `[hub]`), Minari's through the minari package, D4RL's and OGBench's from
 their authors' server. Without network the answer comes at once and says where the file would have to lie.
 """
 
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowft.data import d4rl, minari_source, ogbench_npz, ogbench_play, robomimic, source
-from flowft.data.fetch import TIMEOUT, Unreachable, fetch, finish, room_for
+from flowft.data import d4rl, lerobot, minari_source, ogbench_npz, ogbench_play, robomimic, source
+from flowft.data.fetch import AGAIN, TIMEOUT, Unreachable, fetch, finish, room_for
 from flowft.data.files import require_readable
+from flowft.data.lerobot_folder import root_of
 from flowft.errors import DataError, MissingExtra, UsageError
 
 HUB_REPO = "robomimic/robomimic_datasets"
@@ -54,6 +55,8 @@ def download(dataset_id: str, version: str = "v1.5", progress: bool = True) -> l
     family = dataset_id.split("/")[0]
     if family == robomimic.NAME and version == "v1.5":
         return [_from_hub(dataset_id, progress)]
+    if family == lerobot.NAME:
+        return [_lerobot(dataset_id, progress)]
     if family == minari_source.NAME:
         return [_with_minari(dataset_id)]
     return [_plain(dataset_id, file, progress) for file in files(dataset_id, version)]
@@ -105,10 +108,7 @@ def _from_hub(dataset_id: str, progress: bool) -> Path:
     path = robomimic.homes(task, variant)[0] / name
     if path.is_file():
         return _whole(path)
-    try:
-        import huggingface_hub as hub
-    except ImportError as error:
-        raise MissingExtra("huggingface_hub", "hub", f"downloading {dataset_id}") from error
+    hub = _hub(dataset_id)
     remote = f"v1.5/{task}/{variant}/{name}"
     begun = path.parent / ".download"
 
@@ -124,6 +124,46 @@ def _from_hub(dataset_id: str, progress: bool) -> Path:
     finish(Path(got), path, size, checksum)
     shutil.rmtree(begun, ignore_errors=True)
     return path
+
+
+def _lerobot(dataset_id: str, progress: bool) -> Path:
+    """A LeRobot dataset without its videos, into LeRobot's own cache. Under its final name only when every file is there."""
+    name = lerobot.repository(dataset_id)
+    path = lerobot.homes()[0] / name
+    if root_of(path) is not None:
+        return path
+    hub = _hub(dataset_id)
+    begun = lerobot.homes()[0] / ".download" / name
+
+    def get() -> list[Path]:
+        facts = hub.HfApi().dataset_info(name, timeout=TIMEOUT, files_metadata=True)
+        wanted = {file.rfilename: file.size for file in facts.siblings if file.rfilename.startswith(("meta/", "data/", "meta_data/"))}
+        room_for(sum(size or 0 for size in wanted.values()), path)
+        bars = {} if progress else {"tqdm_class": _silent()}
+        how = {"repo_type": "dataset", "revision": facts.sha, "allow_patterns": list(wanted), "etag_timeout": TIMEOUT}
+        hub.snapshot_download(name, local_dir=begun, **how, **bars)
+        return [begun / file for file, size in wanted.items() if not _has(begun / file, size)]
+
+    if missing := _asking_hub(get, dataset_id, path):
+        raise DataError(f"the download of {dataset_id} broke off: {missing[0].relative_to(begun)} is not whole", AGAIN)
+    if root_of(begun) is None:
+        raise DataError(f"{name} on the Hugging Face hub is no LeRobot dataset: it has no meta/info.json", "flowft data list")
+    shutil.rmtree(begun / ".cache", ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(begun, path)
+    return path
+
+
+def _has(file: Path, size: int | None) -> bool:
+    return file.is_file() and size in (None, file.stat().st_size)
+
+
+def _hub(dataset_id: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingExtra("huggingface_hub", "hub", f"downloading {dataset_id}") from error
+    return huggingface_hub
 
 
 def _with_minari(dataset_id: str) -> Path:

@@ -38,6 +38,8 @@ def require_readable(path: Path) -> None:
     if head == HDF5_SIGNATURE:
         with open_hdf5(path):
             return
+    if head.startswith(b"PK") and zarr_in_zip(path):
+        return
     if head.startswith(b"PK"):
         with open_npz(path):
             return
@@ -59,6 +61,15 @@ def is_npz(path: Path) -> bool:
     try:
         return path.is_file() and _head(path).startswith(b"PK")
     except DataError:
+        return False
+
+
+def zarr_in_zip(path: Path) -> bool:
+    """A zip with zarr's metadata files, which numpy's archives have not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.rpartition("/")[2] in (".zgroup", ".zarray", "zarr.json") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
         return False
 
 

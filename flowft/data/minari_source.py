@@ -6,9 +6,11 @@ Ids: `minari/<namespace>/<name>-v<k>`, at Minari's own place ($MINARI_DATASETS_P
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ import numpy as np
 from flowft import registry
 from flowft.data import source
 from flowft.data.check import Inspector, Numbers, skip
+from flowft.data.export import OURS, Facts
 from flowft.data.files import is_hdf5, names, open_hdf5
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
 from flowft.errors import DataError, MissingExtra
 
 NAME = "minari"
-FORMAT = "Minari HDF5"
+FORMAT, ARROW = "Minari HDF5", "Minari arrow"
+MAIN = "main_data.hdf5"
 CHOOSE = "--set 'data.observation=[…]' with parts that are vectors"
 DOWNLOAD = "flowft data download minari/ID, with the dataset's id"
 SUCCESS = ("success", "is_success", "goal_achieved")  # the names that simulators give it in their infos
@@ -34,7 +38,7 @@ def known() -> list[str]:
     """The datasets that are here; Minari's server has more (`minari list remote`)."""
     found = {
         str(folder.parent.relative_to(home))
-        for home in homes() if home.is_dir() for folder in home.rglob("data") if (folder / "main_data.hdf5").is_file()
+        for home in homes() if home.is_dir() for folder in home.rglob("data") if (folder / MAIN).is_file() or is_arrow(folder)
     }  # fmt: skip
     return sorted(f"minari/{name}" for name in found)
 
@@ -55,17 +59,26 @@ def locate(dataset_id: str) -> Path:
 def matches(path: Path) -> bool:
     """Minari's folder, or HDF5 with groups episode_<i>."""
     if path.is_dir():
-        return (path / "main_data.hdf5").is_file() or (path / "data" / "main_data.hdf5").is_file()
+        return any((folder / MAIN).is_file() or is_arrow(folder) for folder in (path, path / "data"))
     if not is_hdf5(path):
         return False
     with open_hdf5(path) as file:
         return any(name.startswith("episode_") for name in names(file))
 
 
+def is_arrow(folder: Path) -> bool:
+    """Does metadata.json say that the episodes lie in one of Minari's other formats, a folder of arrow or parquet files for each?"""
+    try:
+        return bool(json.loads((folder / "metadata.json").read_text()).get("data_format") in ("arrow", "parquet"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> Dataset:
     """All episodes. Observation parts: those of Options.observation, else all vectors of the observation space."""
     folder = path.parent if path.is_file() else path / "data" if (path / "data").is_dir() else path
-    main = folder / "main_data.hdf5"
+    arrow = is_arrow(folder)
+    main = folder if arrow else folder / MAIN
     if options.demos not in (None, "all"):
         raise DataError(f"{folder}: Minari datasets have no masks, but data.demos is {options.demos!r}", "--set data.demos=all")
     stored = _open(folder, main)
@@ -73,22 +86,23 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     inspector = Inspector(str(main), problems, options, low, high)
     sizes = _vectors(stored.observation_space, main, options.observation or _usual(stored))
     chosen = inspector.wanted([f"episode_{i}" for i in stored.episode_indices])
-    with open_hdf5(main) as file:
-        present = [name for name in chosen if _complete(inspector, file, name)]
+    if arrow:
+        present = chosen  # Minari itself tells what an episode lacks
+    else:
+        with open_hdf5(main) as file:
+            present = [name for name in chosen if _complete(inspector, file, name)]
     for episode in _episodes(inspector, stored, present):
         _keep(inspector, episode, sizes)
     if (said := stored.total_episodes) != len(stored.episode_indices):
         inspector.report("", f"metadata.json says {said} episodes, the file has {len(stored.episode_indices)}")
     env = _environment(inspector, stored, sizes, options)
-    return inspector.dataset(dataset_id, NAME, FORMAT, source.sha256(folder), env, sizes)
+    return inspector.dataset(dataset_id, NAME, ARROW if arrow else FORMAT, source.sha256(folder), env, sizes)
 
 
 def _open(folder: Path, main: Path) -> Any:
     """The package's dataset object; DataError for what it says about a damaged one."""
-    with open_hdf5(main) as file:
-        if not (folder / "metadata.json").is_file():
-            age = " (written by Minari 0.4 or older)" if "minari_version" in file.attrs else ""
-            raise DataError(f"{main} has no metadata.json beside it{age}", DOWNLOAD)
+    if main != folder:
+        _require_metadata(folder, main)
     try:
         import minari
     except ImportError as error:
@@ -97,8 +111,17 @@ def _open(folder: Path, main: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return minari.MinariDataset(str(folder))
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "lerobot", f"reading {folder}") from error
     except Exception as error:  # JSON, assertions, versions: whatever the package says, in one line
         raise DataError(f"{folder / 'metadata.json'}: Minari cannot read it: {_line(error)}", DOWNLOAD) from error
+
+
+def _require_metadata(folder: Path, main: Path) -> None:
+    with open_hdf5(main) as file:
+        if not (folder / "metadata.json").is_file():
+            age = " (written by Minari 0.4 or older)" if "minari_version" in file.attrs else ""
+            raise DataError(f"{main} has no metadata.json beside it{age}", DOWNLOAD)
 
 
 def _bounds(space: Any, file: str) -> tuple[Numbers, Numbers]:
@@ -126,6 +149,8 @@ def _vectors(space: Any, main: Path, wanted: tuple[str, ...]) -> list[str]:
 
 def _usual(stored: Any) -> tuple[str, ...]:
     """The parts that the environment's family gives by default, for goal environments; () for all vectors."""
+    if OURS in stored.storage.metadata:
+        return tuple(name for name, _ in Facts.read(stored.storage.metadata[OURS], str(stored.storage.data_path)).spec.parts)
     ours = stored.env_spec is not None and str(stored.env_spec.entry_point).startswith("gymnasium_robotics")
     if not ours or not hasattr(stored.observation_space, "spaces"):
         return ()  # somebody else's goal is a part like any other: without it the task could not be learned
@@ -191,6 +216,10 @@ def _at(observations: Any, part: str) -> Any:
 
 def _environment(inspector: Inspector, stored: Any, parts: list[str], options: Options) -> EnvSpec | None:
     spec = stored.env_spec
+    if OURS in stored.storage.metadata:
+        ours = Facts.read(stored.storage.metadata[OURS], inspector.file).env
+        if ours is not None:
+            return replace(ours, observation=options.observation or ours.observation)
     if spec is None:
         inspector.notes.append("the dataset names no environment: for online steps name one with --env")
         return None

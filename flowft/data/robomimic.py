@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from flowft.data import source
+from flowft.data import elsewhere, source
 from flowft.data.check import Inspector, skip
 from flowft.data.files import is_hdf5, names, numeric_order, open_hdf5, text
 from flowft.data.source import Options, Problems
@@ -118,6 +118,9 @@ def environment(inspector: Inspector, data: h5py.Group, dataset_id: str) -> EnvS
         return None
     if arguments.get("type", 1) != 1:
         inspector.notes.append(f"env_args has type {arguments['type']}, which is no robosuite environment: name one with --env")
+        return None
+    if (word := elsewhere.not_built(name, arguments)) is not None:
+        inspector.notes.append(word)
         return None
     versions = {"robosuite": str(version)} if version else {}
     if version:

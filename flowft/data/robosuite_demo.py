@@ -75,11 +75,15 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
 
 
 def _environment(file: str, data: h5py.Group, options: Options) -> EnvSpec:
-    """From `env_info` (JSON; older files have only the attribute `env`)."""
+    """From `env_info` (JSON; older files have only the attribute `env`), else from robomimic's `env_args`, as demo_v15.hdf5 has it."""
     try:
+        if "env_args" in data.attrs and not ("env" in data.attrs or "env_info" in data.attrs):
+            told = json.loads(text(data.attrs["env_args"]))
+            kwargs, task, version = dict(told.get("env_kwargs") or {}), str(told["env_name"]), str(told.get("env_version") or "unknown")
+            return EnvSpec("robosuite", task, kwargs, observation=options.observation, versions={"robosuite": version})
         kwargs = dict(json.loads(text(data.attrs.get("env_info", "{}"))))
         task = str(kwargs.pop("env_name", None) or text(data.attrs["env"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{file}:data: the attributes env and env_info do not tell the task ({error})", f"flowft data info {file}"
         ) from error

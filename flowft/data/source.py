@@ -32,6 +32,17 @@ class Options:
     skip: tuple[str, ...] = ()  # episodes to leave out, by name (demo_7), because `flowft data check` found them damaged
     clip_actions: bool = False  # clip actions outside the declared range instead of refusing them
     duplicates: Literal["refuse", "drop", "keep"] = "refuse"  # of episodes that are the same number for number
+    # Action range in the environment's units: data (the data's own), [low, high] for all values, or a pair for each; None: the source's.
+    action_bounds: Literal["data"] | tuple[float, float] | tuple[tuple[float, float], ...] | None = None
+    task: int | str | None = None  # LeRobot: only episodes of this task, by its index or text; None: all
+
+    @property
+    def bound_pairs(self) -> tuple[tuple[float, float], ...]:
+        """The numbers of `action_bounds`: one pair for all values or a pair for each; none for data and None."""
+        bounds: Any = self.action_bounds
+        if bounds is None or isinstance(bounds, str):
+            return ()
+        return tuple(bounds) if isinstance(bounds[0], (tuple, list)) else (bounds,)
 
 
 @dataclass(frozen=True)

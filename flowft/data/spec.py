@@ -158,6 +158,7 @@ class Dataset:
     env: EnvSpec | None
     episodes: Sequence[Episode]
     notes: tuple[str, ...] = ()  # what the reader should know, e.g. "clipped 12 actions", "made with robosuite 1.4.1"
+    rate: float | None = None  # steps a second, where the data say it
 
     @property
     def steps(self) -> int:
