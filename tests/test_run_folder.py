@@ -98,7 +98,7 @@ def test_a_disk_that_fills_up_leaves_the_state_before_it(runs: Path, small_disk:
 
 
 def test_a_row_that_cannot_be_written_is_said(runs: Path, small_disk: None) -> None:
-    with RunFolder("rows", "pretrain", {"seed": 0}, (), None) as folder, pytest.raises(CheckpointError, match="rows cannot be written"):
+    with pytest.raises(CheckpointError, match="rows cannot be written"), RunFolder("rows", "pretrain", {"seed": 0}, (), None) as folder:
         for step in range(1000):
             folder.write("train", step, {"loss": 1.0})
 
