@@ -244,7 +244,7 @@ def test_a_defect_that_would_change_nothing_is_refused(defects: list[str], polic
 def test_a_preset_alone_has_the_published_scale_and_none_of_our_additions(name: str) -> None:
     settings = Settings.read(recipe.read(name))
     parts = finetune_section(settings)
-    loop, algo = parts["loop"], parts["algo"]
+    loop, algo = parts.loop, parts.algo
     cloning, _ = recipe.split({"loop": offline.Loop, "algo": type(algo)}, settings.pretrain, "pretrain").values()
     assert cloning.updates + cloning.regularised_updates == loop.steps == 1_000_000
     assert (loop.start_updates, loop.updates_per_step, loop.actor_every, loop.n_step) == (5_000, 1.0, 1, None)

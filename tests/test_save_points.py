@@ -17,7 +17,8 @@ from .test_contract import same
 SMALL: recipe.Tree = recipe.merge(
     TINY,
     {
-        "critic": {"ensemble": 2, "hidden": [16]}, "policy": {"net": {"hidden": [16]}}, "max_steps": 9, "eval": {"episodes": 1, "every": 12},
+        "critic": {"ensemble": 2, "hidden": [16]}, "policy": {"net": {"hidden": [16]}}, "max_steps": 9,
+        "eval": {"episodes": 1, "every": 12},
         "pretrain": {"updates": 6, "regularised_updates": 4, "log_every": 3, "evaluate": False},
         "finetune": {"steps": 24, "start_updates": 4, "start_actor": 8, "actor_every": 2, "updates_per_step": 0.5},
     },

@@ -158,7 +158,8 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():  # what ends the run is told, not its echo
+            self.close()
 
 
 class Progress:
