@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 $(BIN)/python:
 	@for name in $(CANDIDATES); do \
 	  if "$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    echo "creating $(VENV)/ with $$name and installing flowft with its simulators (2.8 GB, some minutes)"; \
+	    echo "creating $(VENV)/ with $$name and installing flowft with its simulators (3.1 GB, some minutes)"; \
 	    exec "$$name" -m venv $(VENV); \
 	  fi; \
 	done; \

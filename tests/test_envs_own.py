@@ -1,4 +1,4 @@
-"""Environments of the user's own: any Gymnasium id, spaces of any shape, and the rules that hold for every family."""
+"""Environments of the user's own: any Gymnasium id, spaces of any shape, seeds that repeat."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-import textwrap
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,94 +14,10 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Text, Tuple
 
-from flowft import recipe
 from flowft.data.spec import EnvSpec
-from flowft.envs import base, rules
+from flowft.envs import base
 from flowft.errors import EnvError, FlowftError, UsageError
-from flowft.train.settings import Settings
-
-MODULE = """
-    import gymnasium
-    import numpy as np
-    print("hello from the module")
-
-    class Line(gymnasium.Env):
-        observation_space = gymnasium.spaces.Box(-10, 10, (3,), np.float64)
-        action_space = gymnasium.spaces.Box(-2, 2, (1,))
-
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=seed)
-            self.x = self.np_random.normal(size=3)
-            return self.x, {}
-
-        def step(self, action):
-            assert self.action_space.contains(action), action
-            self.x = self.x + action
-            return self.x, -abs(float(self.x[0])), False, False, {"metrics": {"solved": bool(self.x[0] > 1)}}
-
-    gymnasium.register("Line-v0", "%s:Line", max_episode_steps=40)
-"""
-
-
-class Toy(gymnasium.Env[Any, Any]):
-    """What a test asks for: spaces, and functions of the step's number."""
-
-    def __init__(
-        self, space: Any = None, actions: Any = None, info: Callable[[int], dict[str, Any]] = lambda n: {}, ends: int = 0, **more: Any
-    ) -> None:
-        self.observation_space = space or Box(-1, 1, (2,))
-        self.action_space = actions or Box(-1, 1, (2,))
-        self.info, self.ends, self.more = info, ends, more
-        self.n, self.options, self.received = 0, None, None
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.observation_space.seed(seed)
-        self.n, self.options = 0, options
-        return self.observe(), {}
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self.n, self.received = self.n + 1, action
-        reward = self.more.get("reward", lambda n: float(n))(self.n)
-        return self.observe(), reward, bool(self.ends) and self.n >= self.ends, False, self.info(self.n)
-
-    def observe(self) -> Any:
-        return self.more["observe"](self) if "observe" in self.more else self.observation_space.sample()
-
-
-@pytest.fixture
-def toy() -> Iterator[Callable[..., EnvSpec]]:
-    """Registers an environment and gives its EnvSpec; `limit` is its registered step limit."""
-    made: list[str] = []
-
-    def register(limit: int | None = 20, spec: dict[str, Any] | None = None, **kwargs: Any) -> EnvSpec:
-        name = f"Toy{len(made)}-v0"
-        gymnasium.register(name, lambda: Toy(**kwargs), max_episode_steps=limit)
-        made.append(name)
-        return EnvSpec("gymnasium", name, **(spec or {}))
-
-    yield register
-    for name in made:
-        del gymnasium.registry[name]
-
-
-def steps(env: base.FlowEnv, count: int) -> list[tuple[bool, bool, bool]]:
-    """(success, terminated, truncated) of so many steps after a reset."""
-    env.reset(seed=0)
-    rows = [env.step(np.zeros(env.flow_spec.action_dim, np.float32)) for _ in range(count)]
-    return [(row[4]["success"], row[2], row[3]) for row in rows]
-
-
-def own_module(folder: Path, name: str, code: str = MODULE) -> None:
-    code = textwrap.dedent(code)
-    (folder / f"{name}.py").write_text(code % name if "%s" in code else code)
-
-
-def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """In a fresh interpreter with nothing of `folder` on its path, as a console script has it."""
-    program = f"import sys; sys.path = [p for p in sys.path if p not in ('', {str(folder)!r})]\n{code}"
-    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-
+from tests.own_envs import MODULE, Toy, own_module, python, toy
 
 # Ids ------------------------------------------------------------------------------------------------------------------
 
@@ -124,7 +38,7 @@ def test_an_id_names_its_family(text: str, family: str, env_id: str) -> None:
     assert base.parse(text) == EnvSpec(family, env_id)
 
 
-def test_an_id_that_is_registered_is_what_it_is_registered_as(toy: Callable[..., EnvSpec]) -> None:
+def test_an_id_that_is_registered_is_what_it_is_registered_as() -> None:
     gymnasium.register("handmade-reach-v0", lambda: Toy())
     try:
         assert base.parse("handmade-reach-v0").family == "gymnasium"  # by its form it would be OGBench's
@@ -195,7 +109,7 @@ def test_a_name_near_a_family_s_is_a_slip_unless_there_is_such_a_module(tmp_path
 # Spaces ---------------------------------------------------------------------------------------------------------------
 
 
-def test_observations_are_taken_apart_by_name(toy: Callable[..., EnvSpec], capsys: pytest.CaptureFixture[str]) -> None:
+def test_observations_are_taken_apart_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     space = Dict(
         arm=Dict(pos=Box(-1, 1, (2, 3), np.float64), mode=Discrete(4), on=MultiBinary(2)),
         pair=Tuple((Box(-1, 1, ()), Box(0, 9, (2,), np.int64))),
@@ -234,13 +148,13 @@ def test_observations_are_taken_apart_by_name(toy: Callable[..., EnvSpec], capsy
         ({"actions": Box(np.array([-1, 0], np.float32), np.array([1, np.inf], np.float32))}, "action 1 of 2 has no bounds"),
     ],
 )
-def test_what_a_flow_policy_cannot_see_or_do_is_said(toy: Callable[..., EnvSpec], kwargs: dict[str, Any], what: str) -> None:
+def test_what_a_flow_policy_cannot_see_or_do_is_said(kwargs: dict[str, Any], what: str) -> None:
     with pytest.raises(EnvError, match=what) as caught:
         base.make(toy(**kwargs))
     assert caught.value.fix
 
 
-def test_unbounded_actions_take_the_bounds_that_are_set_and_keep_their_shape(toy: Callable[..., EnvSpec]) -> None:
+def test_unbounded_actions_take_the_bounds_that_are_set_and_keep_their_shape() -> None:
     spec = toy(actions=Box(-np.inf, np.inf, (2, 2), np.float64), spec={"action_bounds": ((-3.0, 5.0),)})
     env = base.make(spec)
     assert (env.flow_spec.action_low, env.flow_spec.action_high) == ((-3.0,) * 4, (5.0,) * 4)
@@ -248,7 +162,7 @@ def test_unbounded_actions_take_the_bounds_that_are_set_and_keep_their_shape(toy
     env.step(np.array([-1, 0, 1, 7], np.float32))
     received = env.unwrapped.received  # type: ignore[attr-defined]
     assert received.dtype == np.float64 and received.tolist() == [[-3, 1], [5, 5]]
-    with pytest.raises(EnvError, match="action_bounds has 3 pairs; Toy0-v0 takes 4 actions"):
+    with pytest.raises(EnvError, match=f"action_bounds has 3 pairs; {spec.id} takes 4 actions"):
         base.make(dataclasses.replace(spec, action_bounds=((-1.0, 1.0),) * 3))
 
 
@@ -259,7 +173,7 @@ def test_unbounded_actions_take_the_bounds_that_are_set_and_keep_their_shape(toy
         (lambda env: "here", "gave 'here' as 'observation', which is not numbers"),
     ],
 )
-def test_an_observation_other_than_its_space_is_said(toy: Callable[..., EnvSpec], observe: Any, what: str) -> None:
+def test_an_observation_other_than_its_space_is_said(observe: Any, what: str) -> None:
     with pytest.raises(EnvError, match=what):
         base.make(toy(observe=observe)).reset(seed=0)
     with pytest.raises(EnvError, match="without 'a'"):
@@ -311,137 +225,6 @@ def test_an_environment_that_seeds_nothing_repeats_itself_and_leaves_no_trace() 
         assert roll(other, 1) == first
     finally:
         del gymnasium.registry["Careless-v0"]
-
-
-# Rules ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("rule", "info", "at"),
-    [
-        ("", lambda n: {"success": n >= 3}, 3),
-        ("", lambda n: {"is_success": np.float32(n >= 2)}, 2),
-        ("", lambda n: {"is_success": np.array([n >= 2])}, 2),
-        ("solved", lambda n: {"solved": int(n > 4), "success": True}, 5),
-        ("solved", lambda n: {"solved": np.nan if n < 3 else 1.0}, 3),
-        ("solved", lambda n: {"solved": None if n < 3 else True}, 3),
-        ("metrics.solved", lambda n: {"metrics": {"solved": n > 1}}, 2),
-        ("metrics/solved", lambda n: {"metrics/solved": n > 1}, 2),
-        ("late", lambda n: {"late": True} if n >= 4 else {}, 4),
-        ("reward>=3", lambda n: {}, 3),
-        ("reward > 3", lambda n: {}, 4),
-        ("return>=10", lambda n: {}, 4),
-        ("terminated", lambda n: {}, 6),
-        ("never", lambda n: {"success": True}, None),
-        ("none", lambda n: {"success": True}, None),
-    ],
-)
-def test_success_is_what_the_rule_says(toy: Callable[..., EnvSpec], rule: str, info: Any, at: int | None) -> None:
-    spec = toy(info=info, ends=6, spec={"success": rule})
-    seen = [success for success, _, _ in steps(base.make(spec), 6)]
-    assert (seen.index(True) + 1 if True in seen else None) == at
-    ends = steps(base.make(dataclasses.replace(spec, success_ends=True)), at or 6)
-    assert ends[-1][1] and not any(terminated for _, terminated, _ in ends[:-1])
-
-
-@pytest.mark.parametrize("rule", ["reward>=much", "return>nan", "a b", "solved==1", "length>3"])
-def test_a_rule_that_is_none_says_what_there_is(rule: str) -> None:
-    with pytest.raises(UsageError, match="environment.success is .*fix: --set|environment.success") as caught:
-        Settings.read({"environment": {"success": rule}})
-    assert "--set" in str(caught.value.fix)
-
-
-def test_unknown_success_is_said_once_and_counts_as_failed(toy: Callable[..., EnvSpec], capsys: pytest.CaptureFixture[str]) -> None:
-    spec = toy(limit=3, info=lambda n: {"solved_it": True})
-    for _ in range(2):
-        assert not any(success for success, _, _ in steps(base.make(spec), 3))
-    said = capsys.readouterr().err
-    assert said.count("neither 'success' nor 'is_success' is in the info") == 1
-    assert "(solved_it)" in said and "--set environment.success=KEY" in said
-    steps(base.make(dataclasses.replace(spec, success="solvd")), 3)
-    assert "'solvd' has not been in the info" in capsys.readouterr().err
-    with pytest.raises(EnvError, match="success must be one truth value"):
-        steps(base.make(toy(info=lambda n: {"success": [True, False]})), 1)
-
-
-def test_the_step_limit_is_the_setting_s_else_the_registered_one_s_else_an_inner_one_s(
-    toy: Callable[..., EnvSpec], capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec = toy(limit=5)
-    assert steps(base.make(spec), 5)[-1] == (False, False, True)
-    assert steps(base.make(dataclasses.replace(spec, max_steps=8)), 8)[4:] == [(False, False, False)] * 3 + [(False, False, True)]
-    gymnasium.register("Inner-v0", lambda: gymnasium.wrappers.TimeLimit(Toy(), 7))
-    try:
-        assert base.make(EnvSpec("gymnasium", "Inner-v0")).max_steps == 7
-    finally:
-        del gymnasium.registry["Inner-v0"]
-    capsys.readouterr()
-    assert base.make(toy(limit=None)).max_steps == 1000
-    assert "has no step limit: episodes are cut after 1000 steps" in capsys.readouterr().err
-
-
-def test_reset_options_reach_every_reset(toy: Callable[..., EnvSpec]) -> None:
-    env = base.make(toy(spec={"reset_options": {"goal": [1, 2]}}))
-    for seed in (0, 1):
-        env.reset(seed=seed)
-        assert env.unwrapped.options == {"goal": [1, 2]}  # type: ignore[attr-defined]
-    env.reset(seed=0, options={"goal": 3, "more": 4})
-    assert env.unwrapped.options == {"goal": 3, "more": 4}  # type: ignore[attr-defined]
-
-
-def test_robosuite_with_dense_rewards_under_the_same_rules() -> None:
-    pytest.importorskip("robosuite")
-    spec = EnvSpec("robosuite", "Lift", {"reward_shaping": True}, max_steps=4, success="reward>0", success_ends=False)
-    assert steps(base.make(spec), 4) == [(True, False, False)] * 3 + [(True, False, True)]
-    old = EnvSpec("robosuite", "Lift", {"reward_shaping": True, "success_ends": False}, max_steps=4, success="reward>0")
-    assert steps(base.make(old), 2) == [(True, False, False)] * 2
-    assert steps(base.make(dataclasses.replace(old, kwargs={"reward_shaping": True})), 1) == [(True, True, False)]
-    with pytest.raises(EnvError, match="robosuite's resets take no options"):
-        base.make(dataclasses.replace(spec, reset_options={"a": 1}))
-    absolute = base.make(dataclasses.replace(spec, action_bounds=((-2.0, 2.0),)))
-    assert absolute.flow_spec.action_high == (2.0,) * 7
-
-
-# Trees ----------------------------------------------------------------------------------------------------------------
-
-
-def test_an_env_spec_without_rules_is_stored_as_it_always_was() -> None:
-    plain = EnvSpec("robosuite", "Lift", {"a": 1}, 300, ("object",), {"robosuite": "1.5.1"})
-    assert list(plain.to_tree()) == ["family", "id", "kwargs", "max_steps", "observation", "versions"]
-    assert EnvSpec.from_tree(plain.to_tree()) == plain
-    ruled = dataclasses.replace(plain, success="solved", success_ends=False, reset_options={"a": [1]}, action_bounds=((-1.0, 2.0),))
-    tree = ruled.to_tree()
-    assert EnvSpec.from_tree(json.loads(json.dumps(tree))) == ruled
-    assert (tree["success_ends"], tree["action_bounds"]) == (False, [[-1.0, 2.0]])
-
-
-def test_the_recipe_s_section_is_absent_unless_it_is_set() -> None:
-    now = recipe.to_tree(Settings.read({}))
-    before = {key: value for key, value in now.items() if key != "environment"}
-    assert recipe.differences(before, now) == []  # a run folder of before goes on
-    settings = Settings.read({"environment": {"success": "none", "success_ends": False, "action_bounds": [[-1, 1]]}})
-    assert settings.environment == rules.Config("none", False, {}, ((-1.0, 1.0),))
-    applied = settings.environment.applied(EnvSpec("gymnasium", "X-v0", success="old", reset_options={"kept": 1}))
-    assert (applied.success, applied.success_ends, applied.reset_options) == ("none", False, {"kept": 1})
-    with pytest.raises(UsageError, match="unknown setting 'environment.sucess'.*did you mean 'success'"):
-        Settings.read({"environment": {"sucess": "a"}})
-    with pytest.raises(UsageError, match="the first must be less than the second"):
-        Settings.read({"environment": {"action_bounds": [[1, 1]]}})
-
-
-def test_lanes_in_worker_processes_live_under_the_rules(tmp_path: Path) -> None:
-    own_module(tmp_path, "ruled")
-    code = """
-import numpy as np
-from flowft.data.spec import EnvSpec
-from flowft.envs.vector import Vector
-if __name__ == "__main__":
-    with Vector(EnvSpec("gymnasium", "ruled:Line-v0", success="return>-1000", success_ends=True), 2) as vector:
-        vector.reset_all([1, 2])
-        assert vector.step(np.zeros((2, 1))).terminated.all() and vector.max_steps == 40 and vector.success_ends
-"""
-    done = python(code, tmp_path)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("lanes", [1, 2])

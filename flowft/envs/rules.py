@@ -105,7 +105,7 @@ def look_up(info: Mapping[str, Any], key: str) -> Any:
 
 
 def truth(value: Any, key: str) -> bool | None:
-    """Of what simulators write: True, 1.0, numpy's bool, an array of one value. None and NaN do not say; several are an error."""
+    """Of what simulators write: True, 1.0, numpy's bool, an array of one. None and NaN do not say; more values are an error."""
     if value is None:
         return None
     array = np.asarray(value)
