@@ -288,7 +288,8 @@ def test_a_bug_keeps_its_traceback_and_says_that_it_is_one(monkeypatch: pytest.M
 def test_doctor_reports_every_extra_with_a_reason(tmp_path: Path) -> None:
     facts = json.loads(flowft("doctor", "--json", cwd=tmp_path).stdout)
     simulators = {"robosuite", "ogbench", "robotics", "metaworld", "panda"}
-    assert set(facts["extras"]) == simulators | {"robomimic", "d4rl", "plot", "video", "wandb", "hub"}
+    others = {"robomimic", "d4rl", "plot", "video", "wandb", "hub", "lerobot", "zarr"}
+    assert set(facts["extras"]) == simulators | others
     for name, extra in facts["extras"].items():
         assert extra["usable"] is (extra["reason"] is None), name
         assert extra["version"] or f"flowft[{name}]" in extra["reason"]

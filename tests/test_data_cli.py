@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from flowft import registry
 from flowft.cli.main import run
 from flowft.data import source
 from flowft.errors import DataError
@@ -73,6 +74,9 @@ def test_list_says_what_is_here(hopper: Path, tmp_path: Path, monkeypatch: pytes
     assert rows["robomimic/can/mh"] == {"id": "robomimic/can/mh", "path": None, "how": "flowft data download robomimic/can/mh"}
     assert rows["scripted/lift"]["how"] == rows["ogbench/cube-single-play"]["how"] == "made on first use"
     assert not (tmp_path / "scripted").exists()  # listing makes nothing
+    assert run(["data", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in registry.names("sources")) and "not v1.x, no images or videos" in listed
     assert run(["data", "info", "d4rl/hopper-medium-v2", "--json"]) == 0
 
 

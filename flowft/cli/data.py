@@ -27,7 +27,7 @@ def data() -> None:
 @data.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def list_command(as_json: bool) -> None:
-    """Show every dataset that has a name, and whether it is here."""
+    """Show every dataset that has a name and whether it is here, and which layouts are read."""
     rows = [{"id": dataset_id, "path": path and str(path), "how": how} for dataset_id, path, how in _listed()]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -35,6 +35,9 @@ def list_command(as_json: bool) -> None:
     width = max(len(str(row["id"])) for row in rows)
     for row in rows:
         click.echo(f"{row['id']:<{width}}  {row['path'] or row['how']}")
+    click.echo("\nA path is read by its content (datasets/README.md has more):")
+    for name, words in _layouts().items():
+        click.echo(f"  {name:<10} {words}")
 
 
 @data.command()
@@ -175,6 +178,12 @@ def _listed() -> list[tuple[str, Path | None, str]]:
         (dataset_id, _here(dataset_id), "made on first use" if dataset_id in makeable else f"flowft data download {dataset_id}")
         for dataset_id in source.known_ids()
     ]
+
+
+def _layouts() -> dict[str, str]:
+    """What each source reads and what not, in its own words; a plug-in may have none."""
+    modules = {name: registry.get("sources", name) for name in registry.names("sources")}
+    return {name: words for name, module in modules.items() if (words := getattr(module, "READS", None))}
 
 
 def _here(dataset_id: str) -> Path | None:

@@ -33,6 +33,8 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "plot": ("matplotlib", "matplotlib.figure"),
     "video": ("imageio", "imageio.v2, imageio_ffmpeg"),
     "wandb": ("wandb", "wandb"),
+    "lerobot": ("pyarrow", "pyarrow.parquet"),
+    "zarr": ("zarr", "zarr"),
     "hub": ("huggingface_hub", "huggingface_hub"),
 }
 # Their newest releases need mujoco_py or an old torchvision; flowft reads their files and builds their tasks without them.

@@ -25,6 +25,7 @@ from flowft.errors import DataError
 
 NAME = "d4rl"
 FORMAT = "D4RL HDF5"
+READS = "D4RL v0 to v2: observations, actions, rewards, terminals, timeouts; not infos"
 ADROIT = {"door": "AdroitHandDoor-v1", "pen": "AdroitHandPen-v1", "hammer": "AdroitHandHammer-v1", "relocate": "AdroitHandRelocate-v1"}
 # The oldest versions that current MuJoCo runs; their observations have D4RL's sizes (Ant only with its contact forces).
 MUJOCO = {"hopper": ("Hopper-v5", 11), "halfcheetah": ("HalfCheetah-v5", 17), "walker2d": ("Walker2d-v5", 17), "ant": ("Ant-v4", 111)}

@@ -20,6 +20,7 @@ from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, Episode
 
 NAME = "exported"
+READS = "robomimic HDF5 that flowft data export wrote, with its bounds and environment"
 
 
 def known() -> list[str]:

@@ -28,6 +28,7 @@ from flowft.errors import DataError, UsageError, did_you_mean
 
 NAME = "lerobot"
 FORMAT = "LeRobot"
+READS = "LeRobot v2.0, v2.1 and v3.0: vectors of observation.…, action, next.reward, next.success, tasks; not v1.x, no images or videos"
 ACTIONS = ("action", "actions")  # the format's own name, and a converter's
 STATES = ("observation", "state")  # of converters that do not write observation.…
 REWARD, SUCCESS, DONE, TRUNCATED, TASK = "next.reward", "next.success", "next.done", "next.truncated", "task_index"
@@ -227,7 +228,7 @@ def _notes(folder: Folder, rows: Rows, options: Options, parts: Sequence[str]) -
     for name in _interventions(folder):
         steps = int((rows.columns[name] > 0).sum())
         notes.append(f"{name}: {steps} of {len(rows.episode)} steps are a person's intervention; they are read like the others")
-    if REWARD not in folder.features:
+    if REWARD not in folder.features and getattr(options, "success", None) is None:
         unknown = "rewards are 0; where each demonstration ends in success, --set data.success=last says so"
         told = "rewards are next.success" if SUCCESS in folder.features else unknown
         notes.append(f"there is no next.reward: {told}")

@@ -28,6 +28,7 @@ from flowft.errors import DataError, MissingExtra
 
 NAME = "minari"
 FORMAT, ARROW = "Minari HDF5", "Minari arrow"
+READS = "Minari 0.5 (HDF5, arrow, parquet): vectors of Box, Dict and Tuple spaces, infos that tell success; no images, no text"
 MAIN = "main_data.hdf5"
 CHOOSE = "--set 'data.observation=[…]' with parts that are vectors"
 DOWNLOAD = "flowft data download minari/ID, with the dataset's id"

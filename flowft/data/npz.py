@@ -20,6 +20,7 @@ from flowft.errors import DataError
 
 NAME = "npz"
 FORMAT = "DPPO npz"
+READS = "train.npz of DPPO and ReinFlow, with normalization.npz; no images"
 SCALES = ("obs_min", "obs_max", "action_min", "action_max")
 SAME_EXPORT = "copy train.npz and normalization.npz of one export into the folder"
 EPSILON = 1e-6  # the writers scale by (max - min + 1e-6)

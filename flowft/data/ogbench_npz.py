@@ -29,6 +29,7 @@ from flowft.errors import DataError, MissingExtra
 
 NAME = "ogbench"
 FORMAT = "OGBench npz"
+READS = "OGBench 1.x play and navigation sets, as their single-task environments; no pixels"
 SIZES, BODIES = ("medium", "large", "giant"), ("point", "ant", "humanoid")
 MAZES = [f"{body}maze-{size}-{kind}" for body in BODIES for size in SIZES for kind in ("navigate", "stitch")]
 SHAPE = re.compile(

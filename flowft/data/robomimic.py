@@ -24,6 +24,7 @@ from flowft.errors import DataError, did_you_mean
 
 NAME = "robomimic"
 FORMAT = "robomimic HDF5"
+READS = "robomimic v0.1 and v1.5, mimicgen, LIBERO, Isaac Lab's recorder: obs of low dimension, actions, rewards, masks; no images"
 TASKS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare", "transport": "TwoArmTransport", "tool_hang": "ToolHang"}
 VARIANTS = ("mh", "ph", "mg")  # in the order in which they are looked for
 HUMANS_ONLY = {"square": ("mh", "ph"), "transport": ("mh", "ph"), "tool_hang": ("ph",)}  # the others have all three

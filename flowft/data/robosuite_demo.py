@@ -24,6 +24,7 @@ from flowft.errors import DataError, EnvError
 
 NAME = "robosuite"
 FORMAT = "robosuite demo.hdf5 (states and actions)"
+READS = "robosuite 1.4 and 1.5: states and actions of demo.hdf5, observations and rewards rebuilt in the simulator"
 
 
 def known() -> list[str]:

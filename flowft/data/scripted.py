@@ -35,6 +35,7 @@ from flowft.errors import DataError, UsageError, did_you_mean
 
 NAME = "scripted"
 FORMAT = "robomimic HDF5"
+READS = "as robomimic HDF5, made here by scripted experts"
 GIVE_UP_AFTER = 20  # attempts in a row without a success
 VALIDATION_EVERY = 10  # each tenth demonstration is in mask/valid
 

@@ -3,6 +3,7 @@
 A source is a module (one file, one line in registry.py) with
 
     NAME: str                                   the first word of its ids
+    READS: str                                  what of the layout is read, what not, from which versions: a line of `data list`
     matches(path) -> bool                       does the content (not the name) look like this layout? cheap
     locate(dataset_id) -> Path                  where an id's file lies; DataError with the command that gets it
     read(path, dataset_id, problems, options)   -> Dataset; every defect goes through `problems`

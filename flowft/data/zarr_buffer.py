@@ -20,6 +20,7 @@ from flowft.errors import DataError, did_you_mean
 
 NAME = "zarr"
 FORMAT = "zarr replay buffer"
+READS = "replay buffers of diffusion_policy, zarr formats 2 and 3, folder or zip: arrays of low dimension; no images"
 ENDS = "meta/episode_ends"
 ACTIONS = ("action", "actions")
 WHOLE_STATES = ("state", "obs")  # where one of these is there, it is what is read
@@ -70,7 +71,10 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     if not uneven:
         _chunks(inspector, {key: missing for key, (_, missing) in read.items()}, action)
         _episodes(inspector, columns, stops, action, rewards_key, parts)
-    inspector.notes += [*_notes(store, there, [action, *parts], stops, rewards_key), *([said] if options.action_bounds is None else [])]
+    inspector.notes += [
+        *_notes(store, there, [action, *parts], stops, rewards_key, options),
+        *([said] if options.action_bounds is None else []),
+    ]
     return inspector.dataset(dataset_id, NAME, FORMAT, _identity({**columns, ENDS: stops}), None, parts)
 
 
@@ -144,7 +148,7 @@ def _flat(values: Numbers) -> Numbers:
     return values.reshape(len(values), -1)
 
 
-def _notes(store: Store, there: list[str], read: list[str], stops: Numbers, rewards_key: str | None) -> list[str]:
+def _notes(store: Store, there: list[str], read: list[str], stops: Numbers, rewards_key: str | None, options: Options) -> list[str]:
     shapes = {key: store.shape(f"data/{key}") for key in there if key not in read}
     notes = []
     if pictures := [key for key in shapes if _is_picture(shapes[key])]:
@@ -154,7 +158,7 @@ def _notes(store: Store, there: list[str], read: list[str], stops: Numbers, rewa
     rows = store.shape(f"data/{read[0]}")[0]
     if len(stops) and stops[-1] < rows:
         notes.append(f"{rows - int(stops[-1])} rows after the last episode's end are no episode and are left out")
-    if rewards_key is None:
+    if rewards_key is None and getattr(options, "success", None) is None:
         notes.append("there are no rewards, so they are 0; where each demonstration ends in success, --set data.success=last says so")
     return [*notes, "the buffer names no environment: for online steps name one with --env"]
 

@@ -34,7 +34,7 @@ def write(dataset: Dataset, to: str, out: Path, fps: float | None = None, force:
         "lerobot": lambda data, part: lerobot.write(data, part, fps),
     }
     if (out.exists() or out.is_symlink()) and not force:
-        raise DataError(f"{out} is there already", "--force, or another path")
+        raise DataError(f"{out} is there already", "the same command with --force, which replaces it")
     if out.is_dir() and to == "robomimic":
         raise DataError(f"{out} is a folder; robomimic's layout is a file", f"--to robomimic {out / 'demos.hdf5'}")
     out = Path(os.path.abspath(out))  # Minari doubles a relative path
