@@ -47,7 +47,8 @@ def test_info_describes_what_check_refuses(hopper: Path, capsys: pytest.CaptureF
     assert "clipped 1 action values to the declared range" in json.loads(capsys.readouterr().out)["notes"]
     assert run(["data", "check", str(hopper)]) == 1
     out = capsys.readouterr().out
-    assert f"{hopper}:actions: 1 values outside [-1, 1] (largest 3 at row 0)\n  fix: --set data.clip_actions=true" in out
+    assert f"{hopper}:actions: 1 values outside [-1, 1] (largest 3 at row 0); clipping changes 1 of 27 action values (3.7 %)" in out
+    assert f"\n  fix: flowft data check {hopper} --set data.clip_actions=true\n" in out
 
 
 def test_check_of_a_sound_file(hopper: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Any
 import click
 import numpy as np
 
-from flowft import registry
-from flowft.data import source
+from flowft import recipe, registry
+from flowft.data import fixes, source
 from flowft.data.source import Options, Problem, Problems
 from flowft.data.spec import Dataset
 from flowft.errors import DataError, FlowftError, UsageError, did_you_mean
@@ -36,12 +37,17 @@ def list_command(as_json: bool) -> None:
         click.echo(f"{row['id']:<{width}}  {row['path'] or row['how']}")
 
 
+reading = click.option("--set", "assignments", multiple=True, metavar="data.KEY=V", help="How to read it, as in a recipe. Repeatable.")
+
+
 @data.command()
 @click.argument("id_or_path", metavar="ID|PATH")
+@reading
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(id_or_path: str, as_json: bool) -> None:
+def info(id_or_path: str, assignments: tuple[str, ...], as_json: bool) -> None:
     """Show what a dataset holds. Masks, duplicates and the action range are `check`'s to judge."""
-    facts = describe(source.load(id_or_path, Options(demos="all", clip_actions=True, duplicates="keep")))
+    tolerant = _options(assignments, {"demos": "all", "clip_actions": True, "duplicates": "keep"})
+    facts = describe(source.load(id_or_path, tolerant, said=_options(assignments)))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -52,23 +58,41 @@ def info(id_or_path: str, as_json: bool) -> None:
 
 @data.command()
 @click.argument("id_or_path", metavar="ID|PATH")
-def check(id_or_path: str) -> None:
-    """Print every problem with its place in the file; exit 1 if there is one."""
-    problems = Problems(collect=True)
+@reading
+def check(id_or_path: str, assignments: tuple[str, ...]) -> None:
+    """Print every problem with its place in the file, one line and one fix a cause; exit 1 if there is one."""
+    problems, options = Problems(collect=True), _options(assignments)
     dataset = None
     try:
-        dataset = source.load(id_or_path, problems=problems)
+        dataset = source.load(id_or_path, options, problems)
     except DataError as error:  # what keeps the file from being read further
         if not problems.found:
             problems.found.append(Problem("", error.what, error.fix))
-    for problem in problems.found:
-        click.echo(str(problem) if problem.where else problem.what)
+    causes = problems.causes()
+    for problem in causes:
+        click.echo(str(problem))
         if problem.fix:
-            click.echo(f"  fix: {problem.fix}")
-    if problems.found or dataset is None:
-        click.echo(f"{len(problems.found)} problem{'s' * (len(problems.found) != 1)}", err=True)
+            click.echo(f"  fix: {fixes.completed(problem.fix, id_or_path, options)}")
+    if causes or dataset is None:
+        click.echo(f"{len(causes)} problem{'s' * (len(causes) != 1)}", err=True)
+        if len(causes) > 1 and all(fixes.settings(problem.fix) for problem in causes):
+            everything = fixes.completed(fixes.merged(problem.fix for problem in causes), id_or_path, options)
+            click.echo(f"all fixes at once: {everything}", err=True)
         click.get_current_context().exit(1)
+    for note in dataset.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo(f"no problems: {len(dataset.episodes)} episodes, {dataset.steps} steps")
+    click.echo(f"next: {fixes.command('flowft pretrain --dataset', id_or_path, fixes.given(options))}", err=True)
+
+
+def _options(assignments: tuple[str, ...], base: dict[str, Any] | None = None) -> Options:
+    """The recipe's `data` section as it is given on the command line, over `base`."""
+    tree = recipe.from_assignments(assignments)
+    if other := [key for key in tree if key != "data"]:
+        near = f"data.{other[0]}"
+        what = f"{other[0]!r} is no setting of how data are read (those begin with data.)"
+        raise UsageError(what, f"--set {near}=…" if other[0] in {f.name for f in dataclasses.fields(Options)} else None)
+    return recipe.build(Options, {**(base or {}), **recipe.section(tree, "data")}, "data")
 
 
 @data.command()

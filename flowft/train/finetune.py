@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from flowft.train.run import (
     require_unused,
 )
 from flowft.train.runlog import RunFolder, say
+from flowft.train.runlog import folder as folder_of
 from flowft.train.settings import Reward, Settings, defaults_of, reward_transform, split, without_knobs
 
 FREE = ("finetune.steps", "eval.envs", "wandb", "threads", "device", "diagnostics")
@@ -92,7 +94,7 @@ def finetune(ckpt: Path, tree: Mapping[str, Any], name: str | None = None) -> Pa
     transform = reward_transform(settings)
     online = Replay(loop.capacity, policy.spec.observation_dim, policy.spec.action_dim, transform, settings.seed + 1)
     data = mixture.Mixture(from_dataset(dataset, transform, settings.seed), online, parts["mixture"])
-    kept = recipe.to_tree(settings) | {"dataset_hash": dataset.hash}
+    kept = recipe.to_tree(settings) | {"dataset_hash": source.recorded(dataset, folder_of(name) / "recipe.yaml")}
     with RunFolder(name, "finetune", kept, FREE, settings.wandb) as folder, Interrupts() as interrupts, Vector(env, loop.envs) as vector:
         base.require_same(policy.spec, vector.spec, str(path), env.id)
         for difference in other_versions(content):
@@ -142,7 +144,7 @@ def _recipe_of(content: Mapping[str, Any], tree: Mapping[str, Any]) -> recipe.Tr
 def _origin(before: Mapping[str, Any] | None, dataset: Dataset) -> dict[str, Any]:
     """The demonstrations of this stage; the policy may have been cloned from others."""
     now = describe(dataset)
-    if before is None or before["hash"] == dataset.hash:
+    if before is None or source.same_data(dataset, before["hash"]):
         return dict(before or now)
     return now | {"notes": [*now["notes"], f"it came from a policy cloned from {before['id']}, sha256 {before['hash']}"]}
 
@@ -165,10 +167,10 @@ def same_dataset(content: Mapping[str, Any], settings: Settings, path: Path) -> 
     if named is None:
         raise DataError(f"{path} knows no demonstrations to go on with", f"flowft finetune --ckpt {path} --dataset ID|PATH --env ENV")
     dataset = source.load(named, settings.data)
-    if before and settings.dataset == before["id"] and dataset.hash != before["hash"]:
+    if before and settings.dataset == before["id"] and not source.unchanged(dataset, before["hash"], content["recipe"].get("data", {})):
         raise DataError(
             f"{dataset.path} has changed since the checkpoint was made from it (sha256 {dataset.hash[:12]}, then {before['hash'][:12]})",
-            f"flowft pretrain --dataset {dataset.id}",
+            f"flowft pretrain --dataset {shlex.quote(dataset.id)}",
         )
     return dataset
 

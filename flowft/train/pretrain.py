@@ -30,6 +30,7 @@ from flowft.train.run import (
     to_device,
 )
 from flowft.train.runlog import Progress, RunFolder, say
+from flowft.train.runlog import folder as folder_of
 from flowft.train.settings import Settings, reward_transform, split
 
 FREE = ("pretrain.updates", "pretrain.regularised_updates", "eval.", "wandb", "threads", "device", "finetune.", "diagnostics")
@@ -76,7 +77,7 @@ def pretrain(tree: Mapping[str, Any], name: str | None = None) -> Path:
     policy.normalizer.fit(*observation_statistics(dataset))
     algo = algorithm(policy, settings.critic, config, settings.seed)
     replay = from_dataset(dataset, reward_transform(settings), settings.seed)
-    kept = recipe.to_tree(settings) | {"dataset_hash": dataset.hash}
+    kept = recipe.to_tree(settings) | {"dataset_hash": source.recorded(dataset, folder_of(name) / "recipe.yaml")}
     with RunFolder(name, "pretrain", kept, FREE, settings.wandb) as folder, Interrupts() as interrupts:
         watch = Watch(folder, settings.diagnostics.nonfinite_limit, where, config)
         run_updates(folder, interrupts, algo, replay, loop, where, watch)
