@@ -58,10 +58,11 @@ class Inspector:
         """Are the file's rewards needed, or does `data.success` make others without them?"""
         return self.rule is None or self.rule.kind in ("none", "reward")
 
-    def report(self, key: str, what: str, fix: str | None = None) -> None:
-        """`fix`: a whole command, or what has to be set (`--set …`, `skip(name)`)."""
+    def report(self, key: str, what: str, fix: str | None = None, episode: str | None = None) -> None:
+        """`fix`: a whole command, or what has to be set (`--set …`, `skip(name)`). `episode`: name of the one that has it."""
         self._faults += 1
-        self.problems.add(f"{self.file}:{key}" if key else self.file, what, fix)
+        short = None if episode is None else self.whole(episode).rsplit("/", 1)[-1]
+        self.problems.add(f"{self.file}:{key}" if key else self.file, what, fix, short)
 
     def without_rewards(self, why: str) -> None:
         """The file has no rewards; its episodes come with zeros."""
@@ -159,7 +160,7 @@ class Inspector:
         before, steps = self._faults, len(episode.actions)
         if steps < 2:
             what = "the episode is empty" if steps == 0 else "the episode has one step only"
-            self.report(place("actions"), what, fixes.setting(min_steps=2))
+            self.report(place("actions"), what, fixes.setting(min_steps=2), episode.name)
         if len(episode.rewards) != steps:
             self.report(place("rewards"), f"{len(episode.rewards)} rows, but {place('actions')} has {steps}", self._skip(episode.name))
         for part, values in episode.observations.items():
@@ -182,7 +183,7 @@ class Inspector:
             excess = np.where(outside, np.abs(actions - limited), 0.0)
             worst = np.unravel_index(int(np.argmax(excess)), actions.shape)
             largest = f"largest {actions[worst]:.6g} at row {row + int(worst[0])}"
-            self.report(place("actions"), f"{int(outside.sum())} values outside {self.range.words()} ({largest})", OUTSIDE)
+            self.report(place("actions"), f"{int(outside.sum())} values outside {self.range.words()} ({largest})", OUTSIDE, episode.name)
         return episode if limited is actions else replace(episode, actions=limited)
 
     def _declared(self, episode: Episode, place: Place, marks: Mapping[str, Any]) -> Episode:
@@ -192,7 +193,7 @@ class Inspector:
             return self.rule.apply(episode, marks, ["last", "none", *self.marks])
         except success.NoSuccess as error:
             where = place("actions").removesuffix("actions").rstrip("/")
-            self.report(where, str(error), fixes.setting(success="last"))
+            self.report(where, str(error), fixes.setting(success="last"), episode.name)
             return episode
 
     def _told_rewards(self) -> None:
@@ -234,7 +235,7 @@ class Inspector:
         repeated = duplicates.first_of(self.episodes)
         for index, first in repeated.items() if self.options.duplicates == "refuse" else ():
             what = f"the same as {self.episodes[first].name}, number for number"
-            self.report(self.episodes[index].name, what, fixes.setting(duplicates="drop"))
+            self.report(self.episodes[index].name, what, fixes.setting(duplicates="drop"), self.episodes[index].name)
         if repeated and self.options.duplicates == "drop":
             self.notes.append(f"dropped {len(repeated)} duplicate episodes")
         self.episodes = [episode for i, episode in enumerate(self.episodes) if i not in repeated]
@@ -246,14 +247,15 @@ class Inspector:
         for problem, cause in zip(self.problems.found, causes, strict=True):
             alike.setdefault(cause, set()).add(problem.episode)
         every = {name.rsplit("/", 1)[-1] for name in self._chosen}
-        lost = {cause for cause, names in alike.items() if every and every <= names}  # leaving all out mends nothing
+        lost = {cause for cause, names in alike.items() if every and every <= names}
         found = zip(self.problems.found, causes, strict=True)
-        self.problems.found = [self._instead(problem) if cause in lost else self._exact(problem) for problem, cause in found]
+        self.problems.found = [self._fitting(problem, cause in lost) for problem, cause in found]
 
-    def _exact(self, problem: Problem) -> Problem:
-        if problem.fix != OUTSIDE:
-            return problem
-        return replace(problem, what=f"{problem.what}; {self.range.effect}", fix=self.range.fix)
+    def _fitting(self, problem: Problem, of_all: bool) -> Problem:
+        if problem.fix == OUTSIDE:
+            return replace(problem, what=f"{problem.what}; {self.range.effect}", fix=self.range.fix)
+        leaves_nothing = of_all and "skip" in fixes.settings(problem.fix)
+        return self._instead(problem) if leaves_nothing else problem
 
     def _instead(self, problem: Problem) -> Problem:
         """Of a problem that all episodes have: without that part or these rewards, if there is another way; else no fix."""

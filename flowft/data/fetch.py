@@ -61,7 +61,7 @@ def finish(part: Path, path: Path, size: int | None, sha256: str | None) -> None
         part.unlink()
         raise DataError(f"the download of {path} is damaged ({wrong}) and was removed", "the same command again")
     try:
-        require_readable(part)
+        require_readable(part, wholly=True)
     except DataError as error:
         part.unlink()
         raise DataError(f"what the server sent for {path} is no dataset: {error.what}", "the same command again") from error

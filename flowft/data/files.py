@@ -29,8 +29,8 @@ NPZ_ERRORS = (
 )  # fmt: skip
 
 
-def require_readable(path: Path) -> None:
-    """DataError unless `path` is a folder or a file that can be opened and is HDF5 or npz (whole, as far as its head tells)."""
+def require_readable(path: Path, wholly: bool = False) -> None:
+    """DataError unless `path` is a folder or a file that can be opened and is HDF5 or npz (as far as its head tells, or `wholly`)."""
     if path.is_dir():
         return
     head = _head(path)
@@ -40,7 +40,9 @@ def require_readable(path: Path) -> None:
         with open_hdf5(path):
             return
     if head.startswith(b"PK"):
-        with open_npz(path):
+        with open_npz(path) as arrays:
+            for key in arrays if wholly else ():
+                arrays[key]
             return
     if head.startswith(b"version "):
         where = shlex.quote(str(path.parent))

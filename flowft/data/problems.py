@@ -19,22 +19,17 @@ class Problem:
     where: str  # file:key
     what: str
     fix: str | None = None
+    episode: str | None = None  # the short name of the demonstration that has it
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
-
-    @property
-    def episode(self) -> str | None:
-        """The short name of the demonstration that the fix would leave out."""
-        skipped = fixes.settings(self.fix).get("skip")
-        return str(skipped[0]) if isinstance(skipped, list) and len(skipped) == 1 else None
 
     @property
     def cause(self) -> tuple[str, str, tuple[str, ...]]:
         """Equal for problems that differ only in the demonstration and in numbers."""
         where = self.where if self.episode is None else re.sub(rf"(?<![^/:]){re.escape(self.episode)}(?![^/])", "*", self.where)
         said = self.what if self.episode is None else self.what.replace(self.episode, "*")
-        return where, re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", said), tuple(fixes.settings(self.fix)) or (self.fix or "",)
+        return where, re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", said), tuple(fixes.settings(self.fix)) or (self.fix or "",)
 
 
 @dataclass
@@ -44,8 +39,12 @@ class Problems:
     collect: bool = False
     found: list[Problem] = field(default_factory=list)
 
-    def add(self, where: str, what: str, fix: str | None = None) -> None:
-        self.found.append(Problem(where, what, fix))
+    def add(self, where: str, what: str, fix: str | None = None, episode: str | None = None) -> None:
+        """`episode`: by default the one that the fix would leave out."""
+        skipped = fixes.settings(fix).get("skip")
+        if episode is None and isinstance(skipped, list) and len(skipped) == 1:
+            episode = str(skipped[0])
+        self.found.append(Problem(where, what, fix, episode))
 
     def causes(self) -> list[Problem]:
         return causes(self.found)
