@@ -18,7 +18,7 @@ from flowft.data.columns import usual_steps
 from flowft.data.progress import meter
 from flowft.data.sweep import Numbers
 
-BLOCK = 8 << 20  # bytes read at once
+BLOCK = 4 << 20  # bytes read at once
 CLOSELY = 10_000  # rows
 MOSTLY = 0.5  # share of rows up to which next_observations is taken at its word
 
@@ -74,12 +74,12 @@ def read(inspector: Inspector, file: h5py.File, last: npt.NDArray[np.bool_], col
 def whole(inspector: Inspector, stored: h5py.Dataset, name: str) -> Numbers:
     """A column, read block by block into its place."""
     values = np.empty(stored.shape, stored.dtype)
-    for start, block in blocks(inspector, stored, name):
-        values[start : start + len(block)] = block
+    for _ in blocks(inspector, stored, name, values):
+        pass
     return values
 
 
-def blocks(inspector: Inspector, stored: h5py.Dataset, name: str) -> Iterator[tuple[int, Numbers]]:
+def blocks(inspector: Inspector, stored: h5py.Dataset, name: str, into: Numbers | None = None) -> Iterator[tuple[int, Numbers]]:
     """(first row, rows) of a column in order; what is read becomes part of the data's identity."""
     identity = inspector.identity.stream(name, stored.dtype, stored.shape)
     chunk = stored.chunks[0] if stored.chunks else 1
@@ -87,7 +87,12 @@ def blocks(inspector: Inspector, stored: h5py.Dataset, name: str) -> Iterator[tu
     size = -(-size // chunk) * chunk  # compressed chunks are unpacked whole: no chunk twice
     with meter(len(stored), f"reading {name}", "row") as bar:
         for start in range(0, len(stored), size):
-            block = np.ascontiguousarray(stored[start : start + size])
+            rows = slice(start, min(start + size, len(stored)))
+            if into is None:
+                block = np.ascontiguousarray(stored[rows])
+            else:
+                stored.read_direct(into, rows, rows)
+                block = into[rows]
             identity.update(block)
             yield start, block
             bar.update(len(block))

@@ -93,7 +93,7 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
             inspector.report("data", "there is no demo in the file")
         chosen = inspector.wanted(masks.chosen(inspector, file, demos))
         env = environment(inspector, data, dataset_id)
-        parts = list(options.observation) or usual_parts(data, chosen)
+        parts = list(options.observation) or usual_parts(inspector, data, chosen)
         layout = robomimic_demo.survey(inspector, data, chosen, parts)
         if layout is not None:
             for name in watched(chosen, f"reading {path.name}", "demo"):
@@ -102,11 +102,16 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     return inspector.dataset(dataset_id, NAME, FORMAT, inspector.identity.hexdigest(), env, parts)
 
 
-def usual_parts(data: h5py.Group, demos: list[str]) -> list[str]:
-    """End effector position and orientation, gripper of each robot in turn, then the objects."""
+def usual_parts(inspector: Inspector, data: h5py.Group, demos: list[str]) -> list[str]:
+    """End effector position and orientation, gripper of each robot in turn, then the objects; of other names all vectors."""
     first = next((obs for name in demos if isinstance(obs := data.get(f"{name}/obs"), h5py.Group)), None)
     there = set(first) if first is not None else set()
     robots = [robot for robot in ("robot0", "robot1") if f"{robot}_eef_pos" in there] or ["robot0"]
+    if first is not None and not any(f"{robot}_{part}" in there for robot in robots for part in ROBOT_PARTS):
+        if vectors := robomimic_demo.vectors(first):
+            chosen = f"--set 'data.observation=[{', '.join(vectors)}]'"
+            inspector.notes.append(f"observations have other names than robomimic's: all vectors are read, which {chosen} would choose")
+            return vectors
     return [f"{robot}_{part}" for robot in robots for part in ROBOT_PARTS] + ["object"]
 
 
