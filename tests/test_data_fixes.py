@@ -109,17 +109,33 @@ REFUSED: dict[str, tuple[Make, str, str]] = {
     ),
     "NaN rewards in all": (robomimic(of_all(lambda at: put(f"{at}/rewards", 1, np.nan))), "rewards: NaN value", "data.success=last"),
     "half of next_obs": (robomimic(remove("data/demo_2/next_obs/object")), "next_obs/object: missing", "data.skip=[demo_2]"),
+    "actions of another length": (
+        robomimic(replace("data/demo_2/actions", np.zeros((3, 7)))), "4 rows, but data/demo_2/actions has 3 (8 more arrays",
+        "data.skip=[demo_2]",
+    ),
+    "a part that a link has lost": (
+        robomimic(lambda f: [remove("data/demo_2/obs/object")(f), f.__setitem__("data/demo_2/obs/object", h5py.SoftLink("/gone"))]),
+        "links to /gone, which is not in the file", "data.skip=[demo_2]",
+    ),
+    "names that a shell and YAML would take apart": (
+        robomimic(lambda f: f.move("data/demo_2", "data/it's [2], null"), put("data/it's [2], null/actions", (0, 0), np.nan)),
+        "NaN value in row 0", "data.skip=",
+    ),
     "lengths": (robomimic(replace("data/demo_2/obs/object", np.zeros((2, 10)))), "2 rows, but", "data.skip=[demo_2]"),
     "num_samples": (robomimic(lambda f: f["data/demo_2"].attrs.__setitem__("num_samples", 9)), "num_samples is 9", "data.skip=[demo_2]"),
     "a mask of lost demos": (robomimic(replace("mask/train", np.array([b"demo_0", b"demo_7"]))), "names 1 demos", "data.demos=all"),
     "no such mask": (robomimic(sets=("data.demos=trian",)), "no such mask (did you mean 'train'?)", "data.demos=all"),
     "env_args": (robomimic(lambda f: f["data"].attrs.__setitem__("env_args", "{")), "env_args is not JSON", "data.ignore=[env_args]"),
     "a demo twice": (robomimic(lambda f: f.copy("data/demo_2", "data/demo_11")), "the same as data/demo_2", "data.duplicates=drop"),
-    "an overshoot": (robomimic(put("data/demo_2/actions", (1, 0), 3.75)), "clipping changes 1 of 105 action values", "data.clip_actions=true"),
+    "an overshoot": (
+        robomimic(put("data/demo_2/actions", (1, 0), 3.75)), "clipping changes 1 of 105 action values", "data.clip_actions=true",
+    ),
     "absolute by env_args": (robomimic(absolute), "control_delta is false in env_args", "data.action_bounds=data"),
     "absolute by their values": (robomimic(in_metres_and_radians), "are they absolute targets", "data.action_bounds=data"),
     "a link whose target is gone": (robomimic(gone), "moved away.hdf5", "data.skip=[demo_11]"),
-    "a name to skip that is not there": (robomimic(sets=("data.skip=[demo_0, demo_3]",)), "'demo_3', which is not in", "data.skip=[demo_0]"),
+    "a name to skip that is not there": (
+        robomimic(sets=("data.skip=[demo_0, demo_3]",)), "'demo_3', which is not in", "data.skip=[demo_0]",
+    ),
     "all left out": (robomimic(sets=("data.skip=[demo_0, demo_2, demo_10]",)), "no episode is left", "check"),
     "no such key of success": (robomimic(sets=("data.success=doens",)), "did you mean 'dones'", "data.success=last"),
     "a key of success that is no number a step": (
@@ -127,12 +143,23 @@ REFUSED: dict[str, tuple[Make, str, str]] = {
         "which has shape (2,)", "data.success=last",
     ),
     "steps of an episode that are marked": (robomimic(sets=("data.episode_steps=7",)), "keeps its demonstrations apart", "check"),
-    "bounds of another size": (robomimic(sets=("data.action_bounds=[[-1, 1], [-1, 1]]",)), "7 values, but 2 bounds", "data.action_bounds=data"),
+    "bounds of another size": (
+        robomimic(sets=("data.action_bounds=[[-1, 1], [-1, 1]]",)), "7 values, but 2 bounds", "data.action_bounds=data",
+    ),
     "D4RL without ends": (d4rl_with(remove("timeouts")), "timeouts: missing", "data.episode_steps="),
     "D4RL whose next rows are others": (d4rl_with(remove("timeouts"), following=True), "in most rows", "data.episode_steps="),
     "D4RL without terminals": (d4rl_with(remove("terminals")), "terminals: missing", "data.success=none"),
     "D4RL with a mask": (d4rl_with(lambda f: None, ("data.demos=train",)), "have no masks", "data.demos=all"),
     "D4RL with a part": (d4rl_with(lambda f: None, ("data.observation=[x]",)), "no observation part 'x'", "data.observation=[observation]"),
+    "D4RL whose rewards are gone": (
+        d4rl_with(lambda f: [remove("rewards")(f), f.__setitem__("rewards", h5py.ExternalLink("gone.hdf5", "rewards"))]),
+        "no file", "data.success=last",
+    ),
+    "D4RL whose rewards are text": (d4rl_with(replace("rewards", np.full(8, b"x"))), "not a column of numbers", "data.success=last"),
+    "D4RL whose rewards are short": (d4rl_with(replace("rewards", np.ones(7))), "7 rows, but actions has 8", "data.success=last"),
+    "D4RL whose timeouts are a matrix": (
+        d4rl_with(replace("timeouts", np.zeros((8, 2)))), "not one flag for each row", "data.episode_steps=1000",
+    ),
     "D4RL with NaN": (d4rl_with(put("observations", (1, 2), np.nan)), "observations: NaN value in row 1", "data.skip=[episode_0]"),
     "D4RL with an overshoot": (d4rl_with(put("actions", (5, 1), 2.5)), "largest 2.5 at row 5", "data.clip_actions=true"),
     "D4RL with one-step episodes": (d4rl_with(put("timeouts", slice(4, 6), True)), "one step only", "data.min_steps=2"),
@@ -232,7 +259,8 @@ def test_minaris_fixes_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         del file["episode_3/rewards"], file["episode_4/rewards"]
     for sets, settings in (
         ((), ["data.skip=[episode_3, episode_4]", "data.skip=[episode_2]"]),
-        (("data.observation=[word]",), ["data.observation=[pair/0, position]"]), (("data.demos=x",), ["data.demos=all"]), (("data.episode_steps=9",), [""]),
+        (("data.observation=[word]",), ["data.observation=[pair/0, position]"]),
+        (("data.demos=x",), ["data.demos=all"]), (("data.episode_steps=9",), [""]),
     ):  # fmt: skip
         assert run(check("minari/mine/reach-v0", sets)) == 1
         fixes = [line.removeprefix("  fix: ") for line in capsys.readouterr().out.splitlines() if line.startswith("  fix: ")]
@@ -240,6 +268,39 @@ def test_minaris_fixes_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
             assert setting in fix.replace("'", "")
             paste(fix)
             assert f"  fix: {fix}\n" not in capsys.readouterr().out  # that problem is gone, others may be left
+
+
+UNMENDABLE: dict[str, tuple[Make, str]] = {
+    "no actions": (robomimic(of_all(lambda at: remove(f"{at}/actions"))), "actions: missing; likewise 2 more"),
+    "no observations": (robomimic(of_all(lambda at: remove(f"{at}/obs"))), "obs: missing; likewise 2 more"),
+    "NaN in all actions": (robomimic(of_all(lambda at: put(f"{at}/actions", (0, 0), np.nan))), "NaN value in row 0"),
+    "demos that are all lost": (
+        robomimic(of_all(lambda at: lambda f: [remove(at)(f), f.__setitem__(at, h5py.ExternalLink("b.hdf5", at))])), "there is no file",
+    ),
+    "data that are lost": (
+        robomimic(lambda f: [remove("data")(f), f.__setitem__("data", h5py.ExternalLink("b.hdf5", "data"))]), "links to data of b.hdf5",
+    ),
+    "steps that are all alone": (lambda folder: (write(folder / "a.hdf5", {"demo_0": 1, "demo_1": 1}), ()), "one step only"),
+    "D4RL with text actions": (d4rl_with(replace("actions", np.full((8, 3), b"x"))), "actions: holds |S1"),
+    "D4RL with actions in a group": (
+        d4rl_with(lambda f: [remove("actions")(f), f.create_group("actions")]), "actions: missing (there are: observations, rewards",
+    ),
+    "D4RL with ends that are no numbers": (d4rl_with(replace("terminals", np.full(8, np.nan))), "terminals: 8 rows are not finite"),
+    "D4RL with half of next_observations": (d4rl_with(replace("next_observations", np.zeros((7, 11))), following=True), "7 rows, but"),
+    "npz of other lengths": (npz_with(states=np.zeros((5, 5))), "7 rows, but states has 5 (rewards, terminals differ, too)"),
+    "npz with NaN": (npz_with(states=np.full((7, 5), np.nan)), "states: NaN value in row 0"),
+}
+
+
+@pytest.mark.parametrize("name", UNMENDABLE)
+def test_what_no_setting_mends_has_no_fix(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make, says = UNMENDABLE[name]
+    path, _ = make(tmp_path)
+    for verb in ("info", "check"):
+        assert run(["data", verb, str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert says in out + err and "fix: " not in out + err and "Traceback" not in out + err
+        assert verb == "info" or err.strip().endswith(("1 problem", "2 problems"))
 
 
 def test_settings_that_do_not_exist_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

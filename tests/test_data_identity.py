@@ -79,7 +79,8 @@ def cloned(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     recipe = tmp_path / "runs/old/recipe.yaml"
     tree = yaml.safe_load(recipe.read_text())
     assert tree["dataset_hash"] == source.load(str(demos)).hash
-    options = {key: value for key, value in tree["data"].items() if key in ("observation", "demos", "limit", "skip", "clip_actions", "duplicates")}
+    known = ("observation", "demos", "limit", "skip", "clip_actions", "duplicates")
+    options = {key: tree["data"][key] for key in known}
     recipe.write_text(yaml.safe_dump(tree | {"dataset_hash": whole, "data": options}))
     content = torch.load(tmp_path / "checkpoints/old.pt", weights_only=True)
     content["dataset"]["hash"], content["recipe"]["data"] = whole, options

@@ -48,14 +48,17 @@ def fastest(what: Callable[[], object], times: int = 5) -> float:
 
 
 @pytest.mark.parametrize(("episode", "following", "most"), [(500, True, 150), (500, False, 150), (20, False, 500)])
-def test_loading_beside_a_plain_read(tmp_path: Path, episode: int, following: bool, most: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_beside_a_plain_read(
+    tmp_path: Path, episode: int, following: bool, most: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The read itself is a few milliseconds from memory; the rest is summing, checking and, with short episodes, objects."""
     path = flat(tmp_path / "hopper_medium-v2.hdf5", episode, following)
     read, load = fastest(lambda: plain(path)), fastest(lambda: source.load(str(path)), 3)
     dataset = source.load(str(path))
     fill = fastest(lambda: from_dataset(dataset, RewardTransform(), 0), 2)
     with capsys.disabled():
-        print(f"\n{ROWS} rows, {len(dataset.episodes)} episodes: read {read:.3f} s, load {load:.3f} s ({load / read:.0f} x), replay {fill:.3f} s")
+        costs = f"read {read:.3f} s, load {load:.3f} s ({load / read:.0f} x), replay {fill:.3f} s"
+        print(f"\n{ROWS} rows, {len(dataset.episodes)} episodes: {costs}")
     assert len(dataset.episodes) == ROWS // episode and dataset.steps == ROWS
     assert load < most * read + 0.1 and fill < most * read + 0.1
 

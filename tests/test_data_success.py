@@ -95,7 +95,8 @@ def test_none_leaves_the_rewards_and_ends_nothing(demos: Path) -> None:
 def test_every_layout_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_minari(tmp_path, "mine/reach-v0", monkeypatch)
     (tmp_path / "npz").mkdir()
-    paths = ["minari/mine/reach-v0", str(d4rl(tmp_path / "a.hdf5", [3], [7], 8)), str(npz(tmp_path / "npz")), str(ogbench(tmp_path / "b.npz"))]
+    made = (d4rl(tmp_path / "a.hdf5", [3], [7], 8), npz(tmp_path / "npz"), ogbench(tmp_path / "b.npz"))
+    paths = ["minari/mine/reach-v0", *map(str, made)]
     for path in paths:
         said = source.load(path, Options(success="last"))
         assert all(e.terminated and e.success and e.rewards[-1] == 1 and not e.rewards[:-1].any() for e in said.episodes), path

@@ -54,7 +54,7 @@ def test_the_wheel_asks_for_the_core_dependencies_and_offers_the_extras(wheel: P
     required = {re.split(r"[\[><=]", line)[0].lower() for line in re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata, re.M)}
     assert required == {"torch", "minari", "gymnasium", "h5py", "numpy", "click", "tqdm", "tensorboard", "pyyaml"}
     extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.M))
-    assert extras == {"robosuite", "ogbench", "robotics", "robomimic", "d4rl", "plot", "video", "wandb", "hub", "dev"}
+    assert extras == {"robosuite", "ogbench", "robotics", "robomimic", "d4rl", "plot", "video", "wandb", "hub", "filters", "dev"}
 
 
 def test_imports_go_one_way() -> None:

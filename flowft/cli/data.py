@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,14 +76,26 @@ def check(id_or_path: str, assignments: tuple[str, ...]) -> None:
             click.echo(f"  fix: {fixes.completed(problem.fix, id_or_path, options)}")
     if causes or dataset is None:
         click.echo(f"{len(causes)} problem{'s' * (len(causes) != 1)}", err=True)
-        if len(causes) > 1 and all(fixes.settings(problem.fix) for problem in causes):
-            everything = fixes.completed(fixes.merged(problem.fix for problem in causes), id_or_path, options)
+        if len(causes) > 1 and (everything := _all_at_once(causes, id_or_path, options)):
             click.echo(f"all fixes at once: {everything}", err=True)
         click.get_current_context().exit(1)
     for note in dataset.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"no problems: {len(dataset.episodes)} episodes, {dataset.steps} steps")
     click.echo(f"next: {fixes.command('flowft pretrain --dataset', id_or_path, fixes.given(options))}", err=True)
+
+
+def _all_at_once(causes: list[Problem], id_or_path: str, options: Options) -> str | None:
+    """One command that mends all, if there is one: together they might leave nothing."""
+    if not all(fixes.settings(problem.fix) for problem in causes):
+        return None
+    everything = fixes.completed(fixes.merged(problem.fix for problem in causes), id_or_path, options)
+    assignments = [word for word in shlex.split(everything or "") if word.startswith("data.")]
+    try:
+        source.load(id_or_path, _options(tuple(assignments)))
+    except DataError:
+        return None
+    return everything
 
 
 def _options(assignments: tuple[str, ...], base: dict[str, Any] | None = None) -> Options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,7 +46,7 @@ class Inspector:
         self.sparse = False  # do rewards tell success, −1/0 as well as 0/1?
         self.whole: Callable[[str], str] = str  # the episode of the file that one of ours is a piece of
         self._chosen: list[str] = []
-        self._short = 0
+        self._short = self._longest = 0  # episodes below data.min_steps, and the steps of the longest of them
         self._faults = 0
 
     @property
@@ -93,11 +94,12 @@ class Inspector:
         return self._chosen
 
     def same_length(self, lengths: Mapping[str, int], name: str) -> bool:
-        """Do all keys have as many rows as the first? Reports each that does not."""
+        """Do all keys have as many rows as the first? Reports the first that does not, with the number of others."""
         (first, rows), *rest = lengths.items()
         different = [(key, n) for key, n in rest if n != rows]
-        for key, n in different:
-            self.report(key, f"{n} rows, but {first} has {rows}", skip(name))
+        if different:
+            more = f" ({len(different) - 1} more arrays differ)" if len(different) > 1 else ""
+            self.report(different[0][0], f"{different[0][1]} rows, but {first} has {rows}{more}", skip(name))
         return not different
 
     def accept(self, episode: Episode, place: Place, row: int = 0, marks: Mapping[str, Any] | None = None, clean: bool = False) -> bool:
@@ -109,6 +111,7 @@ class Inspector:
         before = self._faults
         if self.options.min_steps is not None and len(episode.actions) < self.options.min_steps:
             self._short += 1
+            self._longest = max(self._longest, len(episode.actions))
             return False
         if (clean or self._shapes(episode, place)) and self._lengths(episode, place) and not clean:
             for key, values in {"actions": episode.actions, "rewards": episode.rewards, **episode.observations}.items():
@@ -254,12 +257,14 @@ class Inspector:
     def _fitting(self, problem: Problem, of_all: bool) -> Problem:
         if problem.fix == OUTSIDE:
             return replace(problem, what=f"{problem.what}; {self.range.effect}", fix=self.range.fix)
-        leaves_nothing = of_all and "skip" in fixes.settings(problem.fix)
-        return self._instead(problem) if leaves_nothing else problem
+        if of_all and "min_steps" in fixes.settings(problem.fix):
+            return replace(problem, fix=None)
+        return self._instead(problem) if of_all and "skip" in fixes.settings(problem.fix) else problem
 
     def _instead(self, problem: Problem) -> Problem:
         """Of a problem that all episodes have: without that part or these rewards, if there is another way; else no fix."""
-        key = problem.where.rpartition(f"{problem.episode}/")[2].rpartition("obs/")[2] or problem.where.rpartition(":")[2]
+        key = problem.where.removeprefix(f"{self.file}:").rpartition(f"{problem.episode}/")[2]
+        key = re.sub(r"^(next_)?obs(ervations)?/", "", key)
         others = [part for part in self.parts if part != key]
         if key in self.parts and others:
             return replace(problem, fix=fixes.setting(observation=others))
@@ -268,8 +273,12 @@ class Inspector:
     def _nothing_left(self) -> DataError:
         if self.problems.found:
             return NothingLeft(f"{self.file}: no sound episode", None)
-        narrow = [key for key in ("skip", "min_steps", "demos") if key in fixes.given(self.options)]
-        fix = fixes.check(self.file, {k: v for k, v in fixes.given(self.options).items() if k not in narrow}) if narrow else None
+        given = fixes.given(self.options)
+        narrow = [key for key in ("skip", "min_steps", "demos") if key in given]
+        left = {key: value for key, value in given.items() if key not in narrow}
+        if self._short:  # what is shorter than two steps no other setting brings back
+            left = left | {"min_steps": self._longest} if self._longest > 1 else {}
+        fix = fixes.check(self.file, left) if narrow and (left or not self._short) else None
         told = f" ({', '.join('data.' + key for key in narrow)} leave all out)" if narrow else ""
         return NothingLeft(f"{self.file}: no episode is left to train on{told}", fix)
 

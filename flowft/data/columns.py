@@ -14,8 +14,9 @@ from flowft.data.check import Inspector
 from flowft.data.sweep import Numbers
 from flowft.errors import DataError
 
-__all__ = ["Numbers", "Spans", "after_steps", "choose", "clean", "complete", "flat", "segments", "usual_steps"]
+__all__ = ["Numbers", "Spans", "after_steps", "choose", "clean", "complete", "flags", "flat", "segments", "usual_steps"]
 
+FLAGS = ("terminals", "timeouts")
 STEPS = (1000, 500, 400, 300, 250, 200, 150, 100)  # usual limits of episodes, to offer one that fits the file
 
 
@@ -26,24 +27,47 @@ def complete(inspector: Inspector, columns: Mapping[str, Any], required: Sequenc
         inspector.report(key, f"missing (there are: {', '.join(has) or 'none'})", _without(key))
     if missing:
         return False
-    scalars = [key for key, values in columns.items() if not values.ndim or values.dtype.kind not in "fiub"]
-    for key in scalars:
-        inspector.report(key, f"holds {columns[key].dtype} of shape {columns[key].shape}, not a column of numbers", _without(key))
-    if scalars:
+    wrong = {key: _wrong(key, values) for key, values in columns.items()}
+    for key, what in wrong.items():
+        if what:
+            inspector.report(key, f"holds {columns[key].dtype} of shape {columns[key].shape}, not {what}", _without(key, columns))
+    if any(wrong.values()):
         return False
     first = required[0]
     rows = len(columns[first])
-    wrong = [key for key, values in columns.items() if len(values) != rows]
-    for key in wrong:
-        inspector.report(key, f"{len(columns[key])} rows, but {first} has {rows}", _without(key))
+    other = [key for key, values in columns.items() if len(values) != rows]
+    if other:
+        more = f" ({', '.join(other[1:])} differ, too)" if other[1:] else ""
+        fix = _without(other[0], columns) if len(other) == 1 else None
+        inspector.report(other[0], f"{len(columns[other[0]])} rows, but {first} has {rows}{more}", fix)
     if rows == 0:
         inspector.report(first, "there is no row in the file")
-    return not wrong and rows > 0
+    return not other and rows > 0
 
 
-def _without(key: str) -> str | None:
-    """The setting with which a column is not needed."""
-    return fixes.setting(success="none") if key == "terminals" else None
+def _wrong(key: str, values: Any) -> str | None:
+    """What a column should be and is not."""
+    if not values.ndim or values.dtype.kind not in "fiub":
+        return "a column of numbers"
+    flag = key in FLAGS and (values.ndim > 2 or (values.ndim == 2 and values.shape[1] != 1))
+    return "one flag for each row" if flag else None
+
+
+def _without(key: str, columns: Mapping[str, Any] | None = None) -> str | None:
+    """The settings with which a column is not needed."""
+    if key == "rewards":
+        return fixes.setting(success="last")
+    if key == "timeouts" and columns is not None:
+        return usual_steps(len(columns["actions"]) if columns["actions"].ndim else 0)
+    return fixes.setting(success="none") if key == "terminals" and columns is None else None
+
+
+def flags(inspector: Inspector, key: str, values: Numbers) -> npt.NDArray[np.bool_]:
+    """A column of marks (N,); reports one that holds what is no number."""
+    if (bad := sweep.not_finite(values)) is not None:
+        inspector.report(key, f"{int(bad.sum())} rows are not finite, row {int(np.argmax(bad))} first: no mark of an end")
+        return np.zeros(len(values), dtype=bool)
+    return np.asarray(flat(values).astype(bool))
 
 
 def flat(values: Numbers) -> Numbers:

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from flowft.data import d4rl_rows, fixes, source
 from flowft.data.check import Inspector
-from flowft.data.columns import Numbers, Spans, after_steps, choose, clean, complete, flat, segments, usual_steps
+from flowft.data.columns import Numbers, Spans, after_steps, choose, clean, complete, flags, flat, segments, usual_steps
 from flowft.data.d4rl_scores import RETURNS
 from flowft.data.files import being_written, is_hdf5, names, open_hdf5
+from flowft.data.hdf5_faults import link_gone
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
 from flowft.errors import DataError
@@ -71,10 +72,15 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
         raise DataError(f"{path}: D4RL files have no masks, but data.demos is {options.demos!r}", fixes.setting(demos="all"))
     with open_hdf5(path) as file:
         inspector.notes += being_written(file)
-        stored = {key: file[key] for key in _needed(inspector, file) if isinstance(file.get(key), h5py.Dataset)}
+        needed = _needed(inspector, file)
+        stored = {key: file[key] for key in needed if isinstance(file.get(key), h5py.Dataset)}
         required = ["actions", "observations", *(["terminals"] if inspector.rule is None else [])]
         required += ["rewards"] if inspector.rule is not None and inspector.rule.kind == "reward" else []
-        sound = complete(inspector, stored, required, names(file))
+        lost = {key: gone for key in (*needed, "next_observations") if (gone := link_gone(file, key))}
+        for key, gone in lost.items():
+            inspector.report(key, gone, fixes.setting(success="last") if key == "rewards" else None)
+        arrays = [key for key in names(file) if isinstance(file.get(key), h5py.Dataset)]
+        sound = not lost and complete(inspector, stored, required, arrays)
         following = file.get("next_observations")
         if sound and isinstance(following, h5py.Dataset) and len(following) != len(stored["actions"]):
             inspector.report("next_observations", f"{len(following)} rows, but actions has {len(stored['actions'])}")
@@ -97,7 +103,8 @@ def _needed(inspector: Inspector, file: h5py.File) -> list[str]:
     if "rewards" not in file and inspector.rule is None:
         inspector.without_rewards("no rewards in the file")
     key = inspector.success_key
-    return ["actions", "observations", *(["rewards"] if inspector.uses_rewards else []), "terminals", "timeouts", *([key] if key else [])]
+    timeouts = ["timeouts"] if inspector.options.episode_steps is None else []
+    return ["actions", "observations", *(["rewards"] if inspector.uses_rewards else []), "terminals", *timeouts, *([key] if key else [])]
 
 
 def _marked(inspector: Inspector, stored: Mapping[str, h5py.Dataset], following: Any) -> npt.NDArray[np.bool_] | None:
@@ -105,7 +112,7 @@ def _marked(inspector: Inspector, stored: Mapping[str, h5py.Dataset], following:
     last = np.zeros(len(stored["actions"]), dtype=bool)
     for key in ("terminals", "timeouts"):
         if key in stored:
-            last |= flat(stored[key][()]).astype(bool)
+            last |= flags(inspector, key, stored[key][()])
     if (steps := inspector.options.episode_steps) is not None:
         inspector.notes.append(f"episodes end after {steps} steps at the latest, as data.episode_steps says")
         return after_steps(last, steps)

@@ -32,7 +32,8 @@ def first_of(episodes: Sequence[Episode]) -> dict[int, int]:
 def _glance(episode: Episode) -> bytes:
     """Its length and the action in its middle, as float32."""
     actions = episode.actions
-    return len(actions).to_bytes(8) + actions[len(actions) // 2].astype(np.float32).tobytes()
+    middle: bytes = actions[len(actions) // 2].astype(np.float32).tobytes()
+    return len(actions).to_bytes(8) + middle
 
 
 def fingerprint(episode: Episode) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 
 from flowft.data import fixes, source
 from flowft.data.check import Inspector
-from flowft.data.columns import Numbers, Spans, after_steps, choose, clean, complete, flat, segments, usual_steps
+from flowft.data.columns import Numbers, Spans, after_steps, choose, clean, complete, flags, flat, segments, usual_steps
 from flowft.data.files import Npz, is_npz, open_npz
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, Episode
@@ -64,6 +64,8 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
             inspector.identity.add(f"normalization/{key}", values)
         required = ["states", "actions", *(["rewards"] if inspector.rule is not None and inspector.rule.kind == "reward" else [])]
         sound = complete(inspector, columns, required, list(arrays))
+        if sound and "terminals" in columns:
+            columns["terminals"] = flags(inspector, "terminals", columns["terminals"])
         lengths = _lengths(inspector, arrays, columns) if sound else None
     if lengths is not None:
         if scale:

@@ -20,7 +20,7 @@ import numpy as np
 
 from flowft.data import fixes, ogbench_play, source
 from flowft.data.check import Inspector, refuse, skip
-from flowft.data.columns import Numbers, Spans, choose, clean, complete, flat, segments
+from flowft.data.columns import Numbers, Spans, choose, clean, complete, flags, segments
 from flowft.data.files import is_npz, open_npz
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
@@ -105,7 +105,7 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
 
 def _episodes(inspector: Inspector, columns: dict[str, Numbers], labels: tuple[Numbers, Numbers] | None) -> None:
     """Row t holds state t and action t. `labels`: reward and success of each row's state."""
-    terminals, actions, states = flat(columns["terminals"]).astype(bool), columns["actions"], columns["observations"]
+    terminals, actions, states = flags(inspector, "terminals", columns["terminals"]), columns["actions"], columns["observations"]
     rewards, solved = labels or (np.zeros(len(terminals), np.float32), np.zeros(len(terminals), bool))
     spans = {f"episode_{i}": span for i, span in enumerate(segments(terminals))}
     chosen = inspector.wanted(list(spans))

@@ -15,6 +15,7 @@ import h5py
 from flowft.data import fixes, masks, robomimic_demo, source
 from flowft.data.check import Inspector, refuse
 from flowft.data.files import being_written, is_hdf5, names, numeric_order, open_hdf5, text
+from flowft.data.hdf5_faults import link_gone
 from flowft.data.progress import watched
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec
@@ -66,7 +67,7 @@ def matches(path: Path) -> bool:
     with open_hdf5(path) as file:
         data = file.get("data")
         if not isinstance(data, h5py.Group):
-            return False
+            return link_gone(file, "data") is not None
         first = next((demo for name in data if isinstance(demo := data.get(name), h5py.Group)), None)
         states_only = first is not None and "obs" not in first and "states" in first and "rewards" not in first
         return not (states_only and _all_states_only(data)) and ("observations" not in file)
@@ -86,8 +87,8 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
         inspector.notes += being_written(file)
         data = file.get("data")
         if not isinstance(data, h5py.Group):
-            there = ", ".join(names(file)) or "nothing"
-            raise DataError(f"{path}:data: missing; a robomimic file keeps its demos there (this one has: {there})")
+            missing = f"missing; a robomimic file keeps its demos there (this one has: {', '.join(names(file)) or 'nothing'})"
+            raise DataError(f"{path}:data: {link_gone(file, 'data') or missing}")
         demos = numeric_order(names(data))
         if not demos:
             inspector.report("data", "there is no demo in the file")

@@ -91,7 +91,7 @@ def _usable(inspector: Inspector, demos: list[h5py.Group], parts: list[str]) -> 
     groups = [obs for demo in demos if isinstance(obs := demo.get("obs"), h5py.Group)]
     if not groups:
         return True  # each demo will be told to lack it
-    absent = [part for part in parts if not any(part in obs for obs in groups)]
+    absent = [part for part in parts if all(obs.get(part) is None for obs in groups)]
     pictures = [part for part in parts if part not in absent and all(getattr(obs.get(part), "ndim", 3) > 2 for obs in groups)]
     there = vectors(groups[0])
     named = [part for part in inspector.options.observation if part not in (*absent, *pictures)]
@@ -130,9 +130,13 @@ def read(inspector: Inspector, data: h5py.Group, name: str, layout: Layout) -> N
     keys = ["actions", *(["rewards"] if layout.rewards and inspector.uses_rewards else []), *(f"obs/{part}" for part in layout.parts)]
     keys += [f"next_obs/{part}" for part in layout.parts] if layout.next_obs and "next_obs" in demo else []
     arrays = {key: demo[key] for key in keys}
-    if not _arrays(inspector, arrays, at) or not inspector.same_length({f"{at}/{key}": len(a) for key, a in arrays.items()}, name):
+    if not _arrays(inspector, arrays, at):
         return
-    rows = len(arrays["actions"])
+    rows, lengths = len(arrays["actions"]), {key: len(array) for key, array in arrays.items()}
+    if "next_obs" not in demo:  # then obs may hold the last state as well
+        lengths = {key: rows if key.startswith("obs/") and n == rows + 1 else n for key, n in lengths.items()}
+    if not inspector.same_length({f"{at}/{key}": n for key, n in lengths.items()}, name):
+        return
     if layout.counted and not _counts(said := text(demo.attrs.get("num_samples", rows)), rows):
         inspector.report(at, f"num_samples is {said}, but actions has {rows} rows", skip(name))
         return
@@ -144,16 +148,16 @@ def read(inspector: Inspector, data: h5py.Group, name: str, layout: Layout) -> N
 def _complete(inspector: Inspector, demo: h5py.Group, at: str, layout: Layout) -> bool:
     """Are all keys there? next_obs may be absent, but not by halves."""
     needed = ["actions", *(["rewards"] if layout.rewards and inspector.uses_rewards else []), "obs"]
-    missing = [key for key in needed if key not in demo or (key == "obs" and not isinstance(demo[key], h5py.Group))]
+    missing = [key for key in needed if (found := demo.get(key)) is None or (key == "obs" and not isinstance(found, h5py.Group))]
     for key in missing:
         inspector.report(f"{at}/{key}", link_gone(demo, key) or "missing", skip(at))
     if "obs" in missing:
         return False
-    parts_missing = [part for part in layout.parts if part not in demo["obs"]]
+    parts_missing = [part for part in layout.parts if demo["obs"].get(part) is None]
     for part in parts_missing:
         choice = f"missing (there are: {', '.join(names(demo['obs'])) or 'none'})"
         inspector.report(f"{at}/obs/{part}", link_gone(demo["obs"], part) or choice, skip(at))
-    halves = [part for part in layout.parts if layout.next_obs and "next_obs" in demo and f"next_obs/{part}" not in demo]
+    halves = [part for part in layout.parts if layout.next_obs and "next_obs" in demo and demo.get(f"next_obs/{part}") is None]
     for part in halves:
         inspector.report(f"{at}/next_obs/{part}", "missing, though other parts of next_obs are there", skip(at))
     return not (missing or parts_missing or halves)

@@ -26,7 +26,7 @@ def not_finite(values: Numbers) -> npt.NDArray[np.bool_] | None:
 
 def within(values: Numbers, low: npt.ArrayLike, high: npt.ArrayLike) -> bool:
     """Do all values lie in [low, high]? Bounds are scalars or one for each value of a row; NaN lies nowhere."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         axis = 0 if np.ndim(low) or np.ndim(high) else None
         least, most = values.min(axis=axis), values.max(axis=axis)
         return bool(np.all(least >= low) and np.all(most <= high))
