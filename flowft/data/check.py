@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowft.data import duplicates, fixes, success, sweep
+from flowft.data import duplicates, fixes, mending, success, sweep
 from flowft.data.bounds import ActionRange
 from flowft.data.duplicates import fingerprint
 from flowft.data.identity import Identity
-from flowft.data.problems import Problem, Problems
+from flowft.data.problems import Problems
 from flowft.data.source import Options
 from flowft.data.spec import Dataset, EnvSpec, Episode, Spec
 from flowft.errors import DataError, did_you_mean
@@ -24,7 +23,6 @@ __all__ = ["Inspector", "NothingLeft", "Numbers", "Place", "fingerprint", "refus
 
 Numbers = npt.NDArray[Any]
 Place = Callable[[str], str]  # "actions" or an observation part -> its key in the file
-OUTSIDE = fixes.setting(clip_actions=True)  # of values outside the bounds, until it is known how many there are
 
 
 class Inspector:
@@ -131,7 +129,7 @@ class Inspector:
         self._one_size()
         self._no_duplicates()
         self._told_rewards()
-        self._mend()
+        self.problems.found = mending.fitted(self.problems.found, self.file, self._chosen, self.range, self.parts, self.uses_rewards)
         if self.problems.found and not self.problems.collect:
             raise self.problems.error()
         if not self.episodes:
@@ -186,7 +184,8 @@ class Inspector:
             excess = np.where(outside, np.abs(actions - limited), 0.0)
             worst = np.unravel_index(int(np.argmax(excess)), actions.shape)
             largest = f"largest {actions[worst]:.6g} at row {row + int(worst[0])}"
-            self.report(place("actions"), f"{int(outside.sum())} values outside {self.range.words()} ({largest})", OUTSIDE, episode.name)
+            what = f"{int(outside.sum())} values outside {self.range.words()} ({largest})"
+            self.report(place("actions"), what, mending.OUTSIDE, episode.name)
         return episode if limited is actions else replace(episode, actions=limited)
 
     def _declared(self, episode: Episode, place: Place, marks: Mapping[str, Any]) -> Episode:
@@ -242,33 +241,6 @@ class Inspector:
         if repeated and self.options.duplicates == "drop":
             self.notes.append(f"dropped {len(repeated)} duplicate episodes")
         self.episodes = [episode for i, episode in enumerate(self.episodes) if i not in repeated]
-
-    def _mend(self) -> None:
-        """Give each problem the fix that fits all that was found, which is known at the end only."""
-        alike: dict[Any, set[str | None]] = {}
-        causes = [problem.cause for problem in self.problems.found]
-        for problem, cause in zip(self.problems.found, causes, strict=True):
-            alike.setdefault(cause, set()).add(problem.episode)
-        every = {name.rsplit("/", 1)[-1] for name in self._chosen}
-        lost = {cause for cause, names in alike.items() if every and every <= names}
-        found = zip(self.problems.found, causes, strict=True)
-        self.problems.found = [self._fitting(problem, cause in lost) for problem, cause in found]
-
-    def _fitting(self, problem: Problem, of_all: bool) -> Problem:
-        if problem.fix == OUTSIDE:
-            return replace(problem, what=f"{problem.what}; {self.range.effect}", fix=self.range.fix)
-        if of_all and "min_steps" in fixes.settings(problem.fix):
-            return replace(problem, fix=None)
-        return self._instead(problem) if of_all and "skip" in fixes.settings(problem.fix) else problem
-
-    def _instead(self, problem: Problem) -> Problem:
-        """Of a problem that all episodes have: without that part or these rewards, if there is another way; else no fix."""
-        key = problem.where.removeprefix(f"{self.file}:").rpartition(f"{problem.episode}/")[2]
-        key = re.sub(r"^(next_)?obs(ervations)?/", "", key)
-        others = [part for part in self.parts if part != key]
-        if key in self.parts and others:
-            return replace(problem, fix=fixes.setting(observation=others))
-        return replace(problem, fix=fixes.setting(success="last") if key == "rewards" and self.uses_rewards else None)
 
     def _nothing_left(self) -> DataError:
         if self.problems.found:
