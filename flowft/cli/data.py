@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,14 @@ def _options(assignments: tuple[str, ...], base: dict[str, Any] | None = None) -
 def download(dataset_id: str, version: str) -> None:
     """Fetch a public dataset; an interrupted download continues."""
     from flowft.data.download import download as get
+    from flowft.data.fetch import AGAIN
 
-    for path in get(dataset_id, version):
+    again = fixes.command(AGAIN, dataset_id, {}) + (f" --version {version}" if version != "v1.5" else "")
+    try:
+        paths = get(dataset_id, version)
+    except DataError as error:
+        raise DataError(error.what, again if error.fix == AGAIN else error.fix) from error
+    for path in paths:
         click.echo(str(path))
     click.echo(f"next: flowft data info {dataset_id}", err=True)
 
@@ -137,6 +143,9 @@ class Order:
         return self.dataset_id.partition("/")[2]
 
 
+_DEFAULTS = {"seed": 0, "workers": 1}  # of what an order holds; the others are None
+
+
 @data.command()
 @click.argument("dataset_id", metavar="ID")
 @click.option("--episodes", type=click.IntRange(1), help="How many demonstrations (ogbench: trajectories of 1000 steps).")
@@ -154,9 +163,17 @@ def generate(force: bool, **asked: Any) -> None:
         raise UsageError(f"{order.dataset_id!r} cannot be made here{did_you_mean(order.dataset_id, _generatable())}", "flowft data list")
     path, make = _scripted(order) if family == "scripted" else _played(order)
     if path.exists() and not force:
-        raise DataError(f"{path} is there already", "--force, or --out with another path")
+        raise DataError(f"{path} is there already; --force replaces it, --out names another", _typed(order, "--force"))
     click.echo(str(make(path)))
     click.echo(f"next: flowft data info {path}", err=True)
+
+
+def _typed(order: Order, *more: str) -> str:
+    """The command that an order is, with what is to be added."""
+    values = {f.name: getattr(order, f.name) for f in dataclasses.fields(order)[1:]}
+    given = [(f"--{name}", str(value)) for name, value in values.items() if value != _DEFAULTS.get(name)]
+    words = ["flowft", "data", "generate", order.dataset_id, *(word for pair in given for word in pair), *more]
+    return shlex.join(words)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -247,7 +264,7 @@ def _played(order: Order) -> tuple[Path, Callable[[Path], Path]]:
         what = f"--imperfection is for scripted/…; the oracles of {order.dataset_id} have their own noise"
         raise UsageError(what, f"flowft data generate {order.dataset_id}")
     if order.episodes is not None and order.steps is not None:
-        raise UsageError("--episodes and --steps say the same thing twice", f"--steps {order.steps}")
+        raise UsageError("--episodes and --steps say the same thing twice", _typed(replace(order, episodes=None)))
     steps = order.episodes * ogbench_play.EPISODE_STEPS if order.episodes else order.steps
     how: dict[str, Any] = {"seed": order.seed, "workers": order.workers, **({"steps": steps} if steps else {})}
     path = order.out or ogbench_npz.homes()[0] / f"{order.name}-v0.npz"
