@@ -131,6 +131,19 @@ def test_minus_one_at_every_step_is_said(demos: Path, capsys: pytest.CaptureFixt
     assert "all rewards are -1" in notes(demos, capsys)
 
 
+def test_minus_one_until_success_in_a_file_that_marks_ends_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = d4rl(tmp_path / "reach.hdf5", [], [3, 7], 8)
+    with h5py.File(path, "a") as file:
+        file["rewards"][:] = np.where(np.isin(np.arange(8), (3, 7)), 0, -1)[:, None]
+    found = source.load(str(path))
+    assert not any(e.terminated for e in found.episodes) and found.episodes[0].rewards.tolist() == [-1, -1, -1, 0]
+    assert "--set 'data.success=reward>=0'" in notes(path, capsys)
+    assert all(e.terminated and e.success for e in source.load(str(path), Options(success="reward>=0")).episodes)
+    with h5py.File(path, "a") as file:
+        file["terminals"][3] = 1
+    assert "reward" not in notes(path, capsys)
+
+
 def test_shaped_rewards_are_left_alone(demos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(demos, "rewards", lambda n: np.linspace(-1, 0, n))
     found = source.load(str(demos))
@@ -165,7 +178,7 @@ def test_an_action_space_without_bounds_is_said(
     space = json.loads(kept["action_space"])
     space["low"], space["high"] = [-2.0, -float("inf")], [2.0, float("inf")]
     metadata.write_text(json.dumps(kept | {"action_space": json.dumps(space)}))
-    with pytest.raises(DataError, match="values outside the declared bounds") as raised:
+    with pytest.raises(DataError, match="values outside the bounds ±1 that are taken for an action space without any") as raised:
         source.load("minari/mine/reach-v0")
     assert "data.action_bounds=data" in str(raised.value.fix)
     found = source.load("minari/mine/reach-v0", Options(action_bounds=((-2.0, 2.0), (-3.0, 3.0))))

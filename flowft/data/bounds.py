@@ -27,6 +27,7 @@ class ActionRange:
         self.from_data = options.action_bounds == "data"
         self.chosen = options.action_bounds is not None
         self.clip = options.clip_actions
+        self.name: str | None = None  # how to call the bounds, where they are not declared
         self.values = self.outside = self.clipped = 0
         self.largest = 0.0  # excess over a bound
 
@@ -57,7 +58,7 @@ class ActionRange:
         return np.where(outside, actions, limited), outside
 
     def words(self) -> str:
-        return f"[{self.low:g}, {self.high:g}]" if self.low.ndim == 0 else "the declared bounds"
+        return self.name or (f"[{self.low:g}, {self.high:g}]" if self.low.ndim == 0 else "the declared bounds")
 
     @property
     def effect(self) -> str:

@@ -202,9 +202,8 @@ class Inspector:
         """Rewards of −1 until success become 0/1; rewards that never tell a success are said to."""
         if self.rule is not None or not self.episodes:
             return
-        if self.sparse and success.minus_one_until(self.episodes):
-            self.episodes = [success.shifted(episode) for episode in self.episodes]
-            self.notes.append("rewards are −1 until success and 0 at it: read as 0 and 1, ends with a success are terminal")
+        if success.minus_one_until(self.episodes):
+            self._minus_one_until()
         value = success.never(self.episodes)
         if value is not None and not any("data.success" in note for note in self.notes):
             key = f", or data.success=KEY with what tells it (there are: {', '.join(self.marks)})" if self.marks else ""
@@ -212,6 +211,15 @@ class Inspector:
 
     def _skip(self, name: str) -> str:
         return skip(self.whole(name))
+
+    def _minus_one_until(self) -> None:
+        """Where only rewards tell success they are read as 0 and 1; a file with marks of its own is left as it is."""
+        told = "rewards are −1 until success and 0 at it"
+        if self.sparse:
+            self.episodes = [success.shifted(episode) for episode in self.episodes]
+            self.notes.append(f"{told}: read as 0 and 1, ends with a success are terminal (--set data.success=none for neither)")
+        elif not any(episode.terminated for episode in self.episodes):
+            self.notes.append(f"{told}, and no end is marked as terminal: where success ends the task, --set 'data.success=reward>=0'")
 
     def _one_size(self) -> None:
         """All episodes must have the sizes that most of them have."""

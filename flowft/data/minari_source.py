@@ -72,7 +72,6 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     low, high = _bounds(stored.action_space, str(main))
     inspector = Inspector(str(main), problems, options, low, high)
     _note_bounds(inspector, stored.action_space)
-    inspector.marks = SUCCESS
     sizes = _vectors(stored.observation_space, main, options.observation or _usual(stored))
     chosen = inspector.wanted([f"episode_{i}" for i in stored.episode_indices])
     with open_hdf5(main) as file:
@@ -124,6 +123,7 @@ def _note_bounds(inspector: Inspector, space: Any) -> None:
         which = "the action space" if len(unbounded) == len(space.low) else f"the action space, in value {', '.join(map(str, unbounded))},"
         named = "--set data.action_bounds=data for the data's own, or a pair like [-3, 3]"
         inspector.notes.append(f"{which} has no bounds: ±1 is taken for them ({named})")
+        inspector.range.name = "the bounds ±1 that are taken for an action space without any"
 
 
 def _vectors(space: Any, main: Path, wanted: tuple[str, ...]) -> list[str]:
@@ -193,7 +193,8 @@ def _keep(inspector: Inspector, stored: Any, parts: list[str]) -> None:
     infos, steps = stored.infos or {}, len(stored.rewards)
     for key, values in {**observations, "actions": stored.actions, "rewards": stored.rewards, "terminations": ends}.items():
         inspector.identity.add(f"{name}/{key}", np.asarray(values))
-    marks = {key: np.asarray(infos[key])[-steps:] for key in infos if np.ndim(infos[key])}  # infos have a row for the reset, too
+    marks = {key: np.asarray(infos[key])[-steps:] for key in infos if np.ndim(infos[key]) == 1}  # infos have a row for the reset, too
+    inspector.marks = inspector.marks or [key for key, values in marks.items() if values.dtype.kind in "fiub"]
     success = next((bool(np.any(infos[key])) for key in SUCCESS if key in infos), None)
     episode = Episode(name, observations, np.asarray(stored.actions), np.asarray(stored.rewards), bool(ends[-1:].any()), success)
     keys = {"actions": "actions", "rewards": "rewards", **{part: f"observations/{part}" for part in parts}}
