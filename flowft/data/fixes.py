@@ -57,8 +57,8 @@ def check(dataset: str, values: Mapping[str, Any]) -> str:
 
 
 def command(verb: str, dataset: str, values: Mapping[str, Any]) -> str:
-    """`VERB DATASET --set …`, ready for a shell."""
-    return f"{verb} {shlex.quote(dataset)} {setting(**values)}".rstrip()
+    """`VERB DATASET --set …`, ready for a shell. Empty lists, which are the defaults, need not be set."""
+    return f"{verb} {shlex.quote(dataset)} {setting(**{key: value for key, value in values.items() if value != []})}".rstrip()
 
 
 def given(options: Options) -> dict[str, Any]:

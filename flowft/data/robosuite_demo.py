@@ -17,9 +17,10 @@ import numpy as np
 from flowft import registry
 from flowft.data import masks, source
 from flowft.data.check import Inspector, refuse, skip
-from flowft.data.files import is_hdf5, numeric_order, open_hdf5, text
+from flowft.data.files import being_written, is_hdf5, numeric_order, open_hdf5, text
 from flowft.data.hdf5_faults import link_gone
 from flowft.data.progress import watched
+from flowft.data.robomimic import absolute
 from flowft.data.robomimic_demo import Marks
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
@@ -69,6 +70,9 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
         if not isinstance(data, h5py.Group):
             raise DataError(f"{path}:data: missing; robosuite keeps its demos there")
         env = _environment(str(path), data, options)
+        if said := absolute(env.kwargs.get("controller_configs")):
+            inspector.absolute_actions(f"{said} in env_info")
+        inspector.notes += being_written(file)
         family = registry.get("envs", "robosuite")
         built = family.build(env)
         env = EnvSpec(**{**env.__dict__, "observation": tuple(name for name, _ in built.spec.parts)})
