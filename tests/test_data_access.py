@@ -66,6 +66,23 @@ def test_a_compression_that_is_not_installed_is_named(tmp_path: Path, capsys: py
     assert with_it.returncode == 0
 
 
+def test_a_virtual_dataset_whose_file_is_gone_is_not_read_as_zeros(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, other = write(tmp_path / "merged.hdf5", {"demo_0": 4, "demo_1": 5}), tmp_path / "part.hdf5"
+    with h5py.File(path, "a") as file, h5py.File(other, "w") as part:
+        part["actions"] = file["data/demo_1/actions"][()]
+        del file["data/demo_1/actions"]
+        layout = h5py.VirtualLayout((5, 7), "f8")
+        layout[:] = h5py.VirtualSource("part.hdf5", "actions", (5, 7))
+        file["data/demo_1"].create_virtual_dataset("actions", layout)
+    before = source.load(str(path))
+    assert before.steps == 9 and before.episodes[1].actions.any()
+    other.rename(tmp_path / "moved.hdf5")
+    assert run(check(path)) == 1
+    out = capsys.readouterr().out
+    assert f"data/demo_1/actions: is put together from part.hdf5, and there is no file {other}" in out
+    assert paste(out.split("  fix: ")[1].strip()) == 0
+
+
 def test_damaged_files_of_an_id_are_got_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWFT_DATASETS", str(tmp_path))
     for dataset_id, place, fix in (

@@ -60,14 +60,19 @@ def open_despite(path: Path) -> h5py.File | None:
 
 
 def link_gone(group: h5py.Group, key: str) -> str | None:
-    """Where a link leads whose target is not there, in words; None for what is no such link."""
+    """Where a link leads whose target is not there, in words; None for what is no such link.
+
+    A virtual dataset whose files are gone is one, too: HDF5 would give its fill value for what they held.
+    """
     try:
         link = group.get(key, getlink=True)
     except (KeyError, ValueError):
         return None
-    if isinstance(link, h5py.SoftLink) and group.get(key) is None:
+    if (item := group.get(key)) is not None:
+        return sources_gone(item) if isinstance(item, h5py.Dataset) else None
+    if isinstance(link, h5py.SoftLink):
         return f"links to {link.path}, which is not in the file"
-    if not isinstance(link, h5py.ExternalLink) or group.get(key) is not None:
+    if not isinstance(link, h5py.ExternalLink):
         return None
     target = Path(group.file.filename).parent / link.filename
     if not target.is_file():
@@ -77,6 +82,16 @@ def link_gone(group: h5py.Group, key: str) -> str | None:
             return f"links to {link.path} of {target}, which has nothing of that name"
     except OSError as error:
         return f"links to {link.path} of another file: {explain(target, error).what}"
+
+
+def sources_gone(dataset: h5py.Dataset) -> str | None:
+    """A file that a virtual dataset is put together from and that is not there; None for all others."""
+    if not dataset.is_virtual:
+        return None
+    files = {source.file_name for source in dataset.virtual_sources()} - {"."}
+    folder = Path(dataset.file.filename).parent
+    gone = sorted(name for name in files if not (folder / name).is_file())
+    return f"is put together from {gone[0]}, and there is no file {folder / gone[0]}" if gone else None
 
 
 def missing_filter(path: Path) -> tuple[str, int] | None:

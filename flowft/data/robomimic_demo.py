@@ -16,7 +16,7 @@ import numpy as np
 from flowft.data import fixes, success
 from flowft.data.check import Inspector, skip
 from flowft.data.files import names, text
-from flowft.data.hdf5_faults import link_gone
+from flowft.data.hdf5_faults import link_gone, sources_gone
 from flowft.data.spec import Episode
 
 USUAL = {"actions", "obs", "next_obs", "rewards"}
@@ -170,7 +170,9 @@ def _arrays(inspector: Inspector, arrays: Mapping[str, Any], at: str) -> bool:
         now = key.removeprefix("next_")
         if key in wrong or now in wrong:
             continue
-        if key.startswith("obs/") and array.ndim > 2:
+        if gone := sources_gone(array):
+            wrong[key] = gone
+        elif key.startswith("obs/") and array.ndim > 2:
             wrong[key] = f"shape {array.shape}: images are not read yet, only low-dimensional parts"
         elif key.startswith("next_obs/") and array.shape[1:] != arrays[now].shape[1:]:
             wrong[key] = f"has shape {array.shape}, but {at}/{now} has {arrays[now].shape}"
