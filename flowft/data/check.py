@@ -81,6 +81,9 @@ class Inspector:
 
     def wanted(self, names: Sequence[str]) -> list[str]:
         """The episodes to read: `names` without `data.skip`, at most `data.limit`."""
+        if not self.options.skip:
+            self._chosen = list(names[: self.options.limit])
+            return self._chosen
         short = [name.rsplit("/", 1)[-1] for name in names]
         left_out, known = set(self.options.skip), {*names, *short}
         for name in (name for name in self.options.skip if name not in known):
@@ -225,14 +228,16 @@ class Inspector:
         """All episodes must have the sizes that most of them have."""
         if not self.episodes:
             return
-        counts = Counter(sizes := [sizes_of(episode) for episode in self.episodes])
+        counts = Counter(sizes_of(episode) for episode in self.episodes)
         usual = dict(most := counts.most_common(1)[0][0])
-        for episode, size in zip(self.episodes, sizes, strict=True) if len(counts) > 1 else ():
+        sizes = [sizes_of(episode) for episode in self.episodes] if len(counts) > 1 else []
+        for episode, size in zip(self.episodes, sizes, strict=False):
             found = dict(size)
             odd = [f"{key} has {found.get(key)} values, not {n} as in most episodes" for key, n in usual.items() if found.get(key) != n]
             if odd:
                 self.report(episode.name, "; ".join(odd), self._skip(episode.name))
-        self.episodes = [episode for episode, size in zip(self.episodes, sizes, strict=True) if size == most]
+        if sizes:
+            self.episodes = [episode for episode, size in zip(self.episodes, sizes, strict=True) if size == most]
         if not self.range.fits(usual["actions"]):
             declared = self.range.low.shape[0]
             fix = fixes.setting(action_bounds="data")
@@ -248,7 +253,8 @@ class Inspector:
             self.report(self.episodes[index].name, what, fixes.setting(duplicates="drop"), self.episodes[index].name)
         if repeated and self.options.duplicates == "drop":
             self.notes.append(f"dropped {len(repeated)} duplicate episodes")
-        self.episodes = [episode for i, episode in enumerate(self.episodes) if i not in repeated]
+        if repeated:
+            self.episodes = [episode for i, episode in enumerate(self.episodes) if i not in repeated]
 
     def _nothing_left(self) -> DataError:
         if self.problems.found:

@@ -134,21 +134,23 @@ def _parts(task: str, observations: Numbers) -> dict[str, slice]:
 
 
 def _episodes(inspector: Inspector, rows: d4rl_rows.Rows, parts: dict[str, slice], ended: bool, sparse: bool) -> None:
-    spans = {f"episode_{i}": (i, *span) for i, span in enumerate(segments(rows.last))}
-    *_, (name, (_, start, stop)) = spans.items()
+    spans = np.array([(i, *span) for i, span in enumerate(segments(rows.last))], dtype=np.int64)
+    _, start, stop = spans[-1].tolist()
     if not ended:
         inspector.notes.append(f"the file ends in the middle of an episode ({stop - start} steps)")
         if stop - start < 2:  # the writer stopped there: nothing is wrong with the data
-            del spans[name]
-    columns, chosen = rows.columns, inspector.wanted(list(spans))
-    where = np.array([spans[name] for name in chosen], dtype=np.int64).reshape(-1, 3)
+            spans = spans[:-1]
+    every = [f"episode_{i}" for i in range(len(spans))]
+    columns, chosen = rows.columns, inspector.wanted(every)
+    where = spans[: len(chosen)] if chosen == every[: len(chosen)] else spans[[int(name.removeprefix("episode_")) for name in chosen]]
     states = rows.bounds(where)
     actions = columns["actions"]
     rewards = flat(columns["rewards"]) if "rewards" in columns else np.zeros(len(actions), np.float32)
     terminals = flat(columns["terminals"]).astype(bool) if "terminals" in columns else np.zeros(len(actions), bool)
     sound = clean(inspector, Spans(chosen, where[:, 1:], states), actions, rows.states, rewards)
     key = inspector.success_key
-    for name, (_, start, stop), (low, high), good in zip(chosen, where.tolist(), states.tolist(), sound.tolist(), strict=True):
+    places = zip(*(column.tolist() for column in (*where[:, 1:].T, *states.T)), strict=True)
+    for name, (start, stop, low, high), good in zip(chosen, places, sound.tolist(), strict=True):
         seen = rows.states[low:high]
         observations = {part: seen[:, which] for part, which in parts.items()} if seen.ndim == 2 else {"observation": seen}
         own = rewards[start:stop]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,24 +15,24 @@ def first_of(episodes: Sequence[Episode]) -> dict[int, int]:
 
     Most episodes differ in a few of their numbers already; only those that do not are compared in full.
     """
-    alike: dict[bytes, list[int]] = defaultdict(list)
+    glances: dict[int, int] = {}  # of the first that looks so
+    alike: dict[int, list[int]] = {}
     for i, episode in enumerate(episodes):
-        alike[_glance(episode)].append(i)
+        if (first := glances.setdefault(_glance(episode), i)) != i:
+            alike.setdefault(first, [first]).append(i)
     found: dict[int, int] = {}
     for group in alike.values():
         seen: dict[bytes, int] = {}
-        for i in group if len(group) > 1 else ():
-            first = seen.setdefault(fingerprint(episodes[i]), i)
-            if first != i:
+        for i in group:
+            if (first := seen.setdefault(fingerprint(episodes[i]), i)) != i:
                 found[i] = first
-    return found
+    return dict(sorted(found.items()))
 
 
-def _glance(episode: Episode) -> bytes:
-    """Its length and the action in its middle, as float32."""
+def _glance(episode: Episode) -> int:
+    """Of its length and the action in its middle, as float32."""
     actions = episode.actions
-    middle: bytes = actions[len(actions) // 2].astype(np.float32).tobytes()
-    return len(actions).to_bytes(8) + middle
+    return hash((len(actions), actions[len(actions) // 2].astype(np.float32).tobytes()))
 
 
 def fingerprint(episode: Episode) -> bytes:
