@@ -91,7 +91,7 @@ def test_a_mask_chooses_demonstrations_and_one_that_is_not_there_is_refused(
         file["mask/valid"] = np.array([b"demo_2"])
     assert [e.name for e in source.load(str(path), Options(demos="valid", success="last")).episodes] == ["data/demo_2"]
     assert source.load(str(path), Options(demos="valid", success="last")).episodes[0].terminated
-    for given, setting in (("data.demos=train", "--set data.demos=all"), ("data.skip=[demo_9]", "")):
+    for given, setting in (("data.demos=train", "--set data.demos=all"), ("data.skip=[demo_9]", ""), ("data.observation=[foo]", "")):
         assert run(["data", "check", str(path), "--set", given]) == 1
         fix = capsys.readouterr().out.split("  fix: ")[1].strip()
         assert fix == f"flowft data check '{path}' {setting}".strip()

@@ -98,8 +98,7 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     if sound and columns["observations"].ndim > 2:
         inspector.report("observations", f"shape {columns['observations'].shape}: images are not read yet, only vectors")
     elif sound:
-        own = inspector.rule is not None and inspector.rule.kind != "none"  # then rewards are what data.success makes
-        _episodes(inspector, columns, None if own else _rewards(inspector, environment, columns))
+        _episodes(inspector, columns, _rewards(inspector, environment, columns) if inspector.uses_rewards else None)
     return inspector.dataset(dataset_id, NAME, FORMAT, inspector.identity.hexdigest(), environment)
 
 

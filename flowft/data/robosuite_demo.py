@@ -8,6 +8,7 @@ Ids: `robosuite/<name>`, looked for as <datasets folder>/robosuite/<name>/demo.h
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 
 from flowft import registry
-from flowft.data import masks, source
+from flowft.data import fixes, masks, source
 from flowft.data.check import Inspector, refuse, skip
 from flowft.data.files import being_written, is_hdf5, numeric_order, open_hdf5, text
 from flowft.data.hdf5_faults import link_gone
@@ -74,7 +75,7 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
             inspector.absolute_actions(f"{said} in env_info")
         inspector.notes += being_written(file)
         family = registry.get("envs", "robosuite")
-        built = family.build(env)
+        built = _built(family, env, path)
         env = EnvSpec(**{**env.__dict__, "observation": tuple(name for name, _ in built.spec.parts)})
         installed, made_with = family.versions()["robosuite"], env.versions.get("robosuite", "unknown")
         inspector.notes.append(f"made with robosuite {made_with}; observations and rewards rebuilt with robosuite {installed}")
@@ -97,6 +98,17 @@ def _environment(file: str, data: h5py.Group, options: Options) -> EnvSpec:
         raise DataError(f"{file}:data: the attributes env and env_info do not tell the task ({error})") from error
     version = text(data.attrs.get("repository_version", "unknown"))
     return EnvSpec("robosuite", task, kwargs, observation=options.observation, versions={"robosuite": version})
+
+
+def _built(family: Any, env: EnvSpec, path: Path) -> Any:
+    """The simulator; an observation part that it does not have is told with the way back to its usual ones."""
+    try:
+        return family.build(env)
+    except EnvError as error:
+        if not env.observation:
+            raise
+        family.build(replace(env, observation=())).env.close()  # what is wrong with more than the parts is told as such
+        raise DataError(f"{path}: {error.what}", fixes.setting(observation=[])) from error
 
 
 def _demo(inspector: Inspector, data: h5py.Group, name: str, simulator: Any, own_model: bool) -> None:
