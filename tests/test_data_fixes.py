@@ -305,6 +305,7 @@ def test_settings_that_do_not_exist_are_told(tmp_path: Path, capsys: pytest.Capt
         ("data.success=reward>1", "a threshold is written reward>=0.5"), ("data.action_bounds=[1, -1]", "whose low is not below its high"),
         ("data.limit=0", "limit is 0"), ("data.min_steps=1", "must be at least 2"), ("data.ignore=[mask]", "ignore names 'mask'"),
         ("data.action_bounds=[[0, 1], [1, 0]]", "whose low"), ("data.action_bounds=wide", "data.action_bounds is 'wide'"),
+        ("data.action_bounds=[]", "action_bounds is an empty list"), ("data.success=reward>=high", "could not convert"),
     ):  # fmt: skip
         for verb in ("info", "check"):
             assert run(["data", verb, str(path), "--set", sets]) == 2

@@ -60,6 +60,8 @@ class Options:
             raise ValueError(f"ignore names {unknown[0]!r}{did_you_mean(unknown[0], IGNORABLE)}")
         if self.success is not None:
             Rule.parse(self.success)
+        if self.action_bounds == ():
+            raise ValueError("action_bounds is an empty list; it is data, [low, high], or such a pair for each action value")
         for low, high in self.bound_pairs:
             if not low < high:
                 raise ValueError(f"action_bounds has [{low:g}, {high:g}], whose low is not below its high")
@@ -68,7 +70,7 @@ class Options:
     def bound_pairs(self) -> tuple[tuple[float, float], ...]:
         """The numbers of `action_bounds`: one pair for all values or a pair for each; none for data and None."""
         bounds: Any = self.action_bounds
-        if bounds is None or isinstance(bounds, str):
+        if not bounds or isinstance(bounds, str):
             return ()
         return tuple(bounds) if isinstance(bounds[0], (tuple, list)) else (bounds,)
 
