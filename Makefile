@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.flowft-installed
-EXTRAS := robosuite,ogbench,robotics,metaworld,panda,lerobot,zarr,plot,video,hub,dev
+EXTRAS := robosuite,ogbench,robotics,metaworld,panda,lerobot,zarr,filters,plot,video,hub,dev
 CANDIDATES := $(PYTHON) python3.11 python3.12 python3 python
 WORKERS ?= 2
 # Several processes share the cores here: one thread each is faster than threads that fight.

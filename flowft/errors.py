@@ -27,6 +27,10 @@ class DataError(FlowftError):
     """A dataset that cannot be trained on as it is."""
 
 
+class DamagedFile(DataError):
+    """A dataset's file that is empty, cut short or no such file at all: only another copy mends it."""
+
+
 class CheckpointError(FlowftError):
     """A checkpoint that is missing, damaged or of another kind."""
 

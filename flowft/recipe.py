@@ -29,13 +29,39 @@ def read(name_or_path: str, home: Path | None = None) -> Tree:
     for path in candidates:
         if path.is_file():
             try:
-                tree = yaml.safe_load(path.read_text()) or {}
+                tree = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_OnceEach) or {}
+            except _Repeated as error:
+                raise UsageError(f"{path} has {error}: the second would replace the first; write them as one") from error
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+            except OSError as error:
+                raise UsageError(f"{path} cannot be read: {error.strerror}") from error
             if not isinstance(tree, dict):
                 raise UsageError(f"{path} holds {type(tree).__name__}, not a mapping of settings")
             return tree
     raise UsageError(f"no recipe {name_or_path!r}{did_you_mean(name_or_path, available(home))}")
+
+
+class _Repeated(Exception):
+    """A key that stands twice in one mapping."""
+
+
+class _OnceEach(yaml.SafeLoader):
+    """YAML whose mappings have each key once; PyYAML keeps the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *defaults`, whose keys may be overridden: that is what it is for
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, (list, dict)):
+                continue  # PyYAML says that it cannot be a key
+            if key in lines:
+                where = f"lines {lines[key]} and {line}" if line != lines[key] else f"line {line}"
+                raise _Repeated(f"{key} twice, in {where}")
+            lines[key] = line
+        return super().construct_mapping(node, deep)
 
 
 def available(home: Path | None = None) -> list[str]:
@@ -68,7 +94,9 @@ def from_assignments(assignments: typing.Iterable[str]) -> Tree:
         if not equals or not key.strip("."):
             raise UsageError(f"--set {text!r} is not of the form section.key=value", "--set finetune.beta=10")
         try:
-            leaf: Any = yaml.safe_load(value) if value else None
+            leaf: Any = yaml.load(value, Loader=_OnceEach) if value else None
+        except _Repeated as error:
+            raise UsageError(f"--set {text!r} has {error}") from error
         except yaml.YAMLError as error:
             raise UsageError(f"--set {text!r}: {value!r} is not YAML", f"--set '{key}=\"{value}\"', if it is meant as text") from error
         for part in reversed(key.split(".")):
@@ -154,7 +182,8 @@ def coerce(kind: Any, value: Any, where: str) -> Any:
     """`value` as `kind` (int, float, bool, str, tuple, Literal, Optional, a nested dataclass), or an error that names `where`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if type(None) in arguments and (value is None or value == "none"):
+        means_none = "none" not in [word for option in arguments for word in typing.get_args(option)]  # a choice may be called so
+        if type(None) in arguments and (value is None or (value == "none" and means_none)):
             return None
         options = [option for option in arguments if option is not type(None)]
         for option in options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import h5py
@@ -48,7 +49,8 @@ def test_info_describes_what_check_refuses(hopper: Path, capsys: pytest.CaptureF
     assert "clipped 1 action values to the declared range" in json.loads(capsys.readouterr().out)["notes"]
     assert run(["data", "check", str(hopper)]) == 1
     out = capsys.readouterr().out
-    assert f"{hopper}:actions: 1 values outside [-1, 1] (largest 3 at row 0)\n  fix: --set data.clip_actions=true" in out
+    assert f"{hopper}:actions: 1 values outside [-1, 1] (largest 3 at row 0); clipping changes 1 of 27 action values (3.7 %)" in out
+    assert f"\n  fix: flowft data check {hopper} --set data.clip_actions=true\n" in out
 
 
 def test_check_of_a_sound_file(hopper: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,3 +125,13 @@ def test_generated_demonstrations_are_sound_and_the_same_for_the_same_seed(tmp_p
     assert run(["data", "info", str(paths[0]), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["successes"] == 2 and facts["env"]["id"] == "Lift"
+
+
+def test_what_is_there_already_is_replaced_by_what_is_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("robosuite")
+    out = tmp_path / "my demos.hdf5"
+    out.write_bytes(b"")
+    assert run(["data", "generate", "scripted/lift", "--episodes", "1", "--imperfection", "0", "--out", str(out)]) == 1
+    fix = capsys.readouterr().err.split("fix: ")[1].strip()
+    assert fix == f"flowft data generate scripted/lift --episodes 1 --imperfection 0.0 --out '{out}' --force"
+    assert run(shlex.split(fix)[1:]) == 0 and source.load(str(out)).episodes[0].success

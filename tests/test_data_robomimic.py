@@ -202,7 +202,7 @@ def test_a_broken_file_gives_one_sentence_with_its_place(sound: Path, name: str,
             source.load(str(sound))
         assert raised.value.what.startswith(str(sound)) and "\n" not in raised.value.what
         assert says in raised.value.what
-        assert raised.value.fix or name == "env_args is no JSON"
+        assert str(raised.value.fix).startswith(f"flowft data check {sound} --set ")
     else:
         assert run(["data", "check", str(sound)]) == 1
         out, err = capsys.readouterr()
@@ -214,7 +214,8 @@ def test_empty_and_one_step_demos_are_refused(tmp_path: Path, steps: int, says: 
     path = write(tmp_path / "a.hdf5", {"demo_0": 5, "demo_1": steps})
     with pytest.raises(DataError, match=f"data/demo_1/actions: {says}") as raised:
         source.load(str(path))
-    assert raised.value.fix == "--set 'data.skip=[demo_1]'"
+    assert raised.value.fix == f"flowft data check {path} --set data.min_steps=2"
+    assert source.load(str(path), Options(min_steps=2)).notes[-1] == "left out 1 episodes of less than 2 steps"
     assert len(source.load(str(path), Options(skip=("demo_1",))).episodes) == 1  # the fix mends it
 
 
@@ -277,7 +278,7 @@ def test_in_a_process_of_its_own_an_error_is_two_lines(sound: Path) -> None:
     assert done.returncode == 1 and done.stdout == ""
     what, fix = done.stderr.splitlines()
     assert what == f"error: {sound}:data/demo_2/actions: NaN value in row 0 (1 rows are not finite)"
-    assert fix == "fix: --set 'data.skip=[demo_2]'"
+    assert fix == f"fix: flowft data check {sound} --set 'data.skip=[demo_2]'"
 
 
 REAL = os.environ.get("FLOWFT_REAL_DATA")

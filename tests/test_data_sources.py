@@ -183,7 +183,7 @@ def test_npz_is_unscaled_with_the_normalization_beside_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "says"),
     [({"traj_lengths": np.array([4, 4])}, "traj_lengths: sums to 8, but states has 7 rows"),
-     ({"traj_lengths": None}, "traj_lengths: missing"), ({"rewards": None}, "rewards: missing"),
+     ({"traj_lengths": None}, "traj_lengths: missing"),
      ({"traj_lengths": np.array([6, 1])}, "one step only"),
      ({"traj_lengths": np.array([7, 0])}, "the episode is empty"), ({"states": np.full((7, 5), np.nan)}, "states: NaN value in row 0"),
      ({"states": np.array([{}] * 7)}, "not a whole npz file")],

@@ -56,7 +56,7 @@ def test_the_wheel_asks_for_the_core_dependencies_and_offers_the_extras(wheel: P
     assert required == {"torch", "minari", "gymnasium", "h5py", "numpy", "click", "tqdm", "tensorboard", "pyyaml"}
     extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.M))
     simulators = {"robosuite", "ogbench", "robotics", "metaworld", "panda"}
-    assert extras == simulators | {"robomimic", "d4rl", "plot", "video", "wandb", "hub", "lerobot", "zarr", "dev"}
+    assert extras == simulators | {"robomimic", "d4rl", "plot", "video", "wandb", "hub", "lerobot", "zarr", "filters", "dev"}
 
 
 def test_imports_go_one_way() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from flowft import recipe
 from flowft.cli import options
+from flowft.data.source import Options
 from flowft.errors import UsageError
 from flowft.train.settings import Settings, split
 
@@ -170,3 +171,26 @@ def test_a_file_that_is_no_recipe_is_refused_with_its_name(tmp_path: Path, conte
     path.write_text(content)
     with pytest.raises(UsageError, match="bad.yaml"):
         recipe.read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("finetune: {beta: 30}\nseed: 3\nfinetune: {steps: 2}\n", "finetune twice, in lines 1 and 3"),
+     ("finetune:\n  beta: 30\n  steps: 2\n  beta: 10\n", "beta twice, in lines 2 and 4"),
+     ("policy: {steps: 4, steps: 5}\n", "steps twice, in line 1")],
+)  # fmt: skip
+def test_a_key_twice_in_a_recipe_is_an_error_and_not_the_last_of_the_two(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "pasted.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says):
+        recipe.read(str(path))
+
+
+def test_keys_of_a_yaml_merge_may_be_overridden_and_a_windows_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "windows.yaml"
+    path.write_bytes("\ufeffpolicy: &p {steps: 4}\r\ncritic:\r\n  <<: *p\r\n  steps: 5\r\n".encode())
+    assert recipe.read(str(path)) == {"policy": {"steps": 4}, "critic": {"steps": 5}}
+
+
+def test_none_is_a_choice_where_it_is_named_as_one() -> None:
+    assert recipe.build(Options, {"success": "none", "demos": "none"}, "data") == Options(success="none", demos=None)

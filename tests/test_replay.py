@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowft.data.mixture import Config, Mixture
-from flowft.data.replay import Replay, RewardTransform
-from flowft.data.spec import Episode
+from flowft.data.replay import _ARRAYS, Replay, RewardTransform, from_dataset
+from flowft.data.spec import Dataset, Episode
 
-from .helpers import SPEC, episode, replay
+from .helpers import SPEC, dataset, episode, replay
 
 episodes = st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.booleans()), min_size=1, max_size=5)
 
@@ -115,6 +115,40 @@ def test_the_offline_share_is_exact_and_stays() -> None:
 def test_an_empty_online_replay_leaves_the_demonstrations() -> None:
     mixed = Mixture(replay(episode(9)), Replay(10, 5, 2, RewardTransform(), 0), Config(offline_share=0.25))
     assert mixed.sample(8, 3, 0).offline.sum() == 8
+
+
+def one_by_one(ring: Replay, data: Dataset) -> None:
+    """What filled a replay before episodes were written at once."""
+    for each in data.episodes:
+        observations, actions = torch.from_numpy(SPEC.flatten(each.observations)), torch.from_numpy(SPEC.to_unit(each.actions))
+        row = ring.add_state(observations[0])
+        for t in range(len(each)):
+            following = observations[t + 1] if t + 1 < len(observations) else None
+            row = ring.add_step(row, actions[t], float(each.rewards[t]), each.terminated and t == len(each) - 1, following)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes=episodes, before=st.integers(0, 30), spare=st.integers(0, 20), scale=st.sampled_from([1.0, 0.1, -3.7]))
+def test_episodes_written_at_once_are_those_written_step_by_step(
+    shapes: list[tuple[int, bool, bool]], before: int, spare: int, scale: float
+) -> None:
+    """Bit for bit, in a ring that has come round as well."""
+    data = dataset(*(episode(n, terminated=ends, last_state=keeps, seed=i) for i, (n, ends, keeps) in enumerate(shapes)))
+    size = max(2, sum(len(each) + 1 for each in data.episodes) + spare)
+    slow, quick = (Replay(size, 5, 2, RewardTransform(scale, 0.3), 0) for _ in "ab")
+    for ring in (slow, quick):
+        row = ring.add_state(torch.ones(5))
+        for i in range(before):
+            row = ring.add_step(row, torch.full((2,), float(i)), float(i), False, torch.full((5,), float(i)))
+    one_by_one(slow, data)
+    quick.add_episodes(SPEC, data.episodes)
+    assert (slow.written, slow.steps) == (quick.written, quick.steps)
+    for name, values in slow.state_dict().items():
+        assert not isinstance(values, torch.Tensor) or torch.equal(values, quick.state_dict()[name]), name
+    fresh = Replay(size, 5, 2, RewardTransform(scale, 0.3), 0)
+    one_by_one(fresh, data)
+    filled = from_dataset(data, RewardTransform(scale, 0.3), 0)
+    assert all(torch.equal(getattr(fresh, name)[: fresh.written], getattr(filled, name)[: fresh.written]) for name in _ARRAYS)
 
 
 def test_one_reward_transform_for_both_kinds() -> None:

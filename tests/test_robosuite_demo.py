@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from flowft.cli.main import run
 from flowft.data import robosuite_demo, scripted, source
+from flowft.data.robomimic import absolute
 from flowft.data.source import Options, Problems
 from flowft.errors import DataError
 
@@ -89,6 +92,30 @@ def test_every_defect_is_named(made: tuple[Path, Path], tmp_path: Path) -> None:
         assert any(place in line and what in line for line in said), (place, said)
     with pytest.raises(DataError, match="demo_3"):
         source.load(str(path))
+
+
+def test_a_mask_chooses_demonstrations_and_one_that_is_not_there_is_refused(
+    made: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my demo.hdf5"
+    with h5py.File(made[1]) as bare, h5py.File(path, "w") as file:
+        bare.copy("data", file)
+        file["mask/valid"] = np.array([b"demo_2"])
+    assert [e.name for e in source.load(str(path), Options(demos="valid", success="last")).episodes] == ["data/demo_2"]
+    assert source.load(str(path), Options(demos="valid", success="last")).episodes[0].terminated
+    for given, setting in (("data.demos=train", "--set data.demos=all"), ("data.skip=[demo_9]", ""), ("data.observation=[foo]", "")):
+        assert run(["data", "check", str(path), "--set", given]) == 1
+        fix = capsys.readouterr().out.split("  fix: ")[1].strip()
+        assert fix == f"flowft data check '{path}' {setting}".strip()
+        assert run(shlex.split(fix)[1:]) == 0
+        capsys.readouterr()
+
+
+def test_absolute_targets_are_recognised_in_the_controllers_of_all_versions() -> None:
+    assert absolute({"type": "OSC_POSE", "control_delta": False}) == "control_delta is false"
+    assert absolute([{"control_delta": True}, {"control_delta": False}]) == "control_delta is false"
+    assert absolute({"type": "BASIC", "body_parts": {"right": {"input_type": "absolute"}}}) == "input_type is absolute"
+    assert absolute({"type": "BASIC", "body_parts": {"right": {"input_type": "delta"}}}) is None and absolute(None) is None
 
 
 def test_an_id_that_is_not_there_says_where_it_would_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

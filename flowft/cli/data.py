@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from flowft import registry
+from flowft import recipe, registry
 from flowft.cli.export import export
-from flowft.data import source
+from flowft.data import fixes, source
 from flowft.data.source import Options, Problem, Problems
 from flowft.data.spec import Dataset
 from flowft.errors import DataError, FlowftError, UsageError, did_you_mean
@@ -40,12 +42,17 @@ def list_command(as_json: bool) -> None:
         click.echo(f"  {name:<10} {words}")
 
 
+reading = click.option("--set", "assignments", multiple=True, metavar="data.KEY=V", help="How to read it, as in a recipe. Repeatable.")
+
+
 @data.command()
 @click.argument("id_or_path", metavar="ID|PATH")
+@reading
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(id_or_path: str, as_json: bool) -> None:
+def info(id_or_path: str, assignments: tuple[str, ...], as_json: bool) -> None:
     """Show what a dataset holds. Masks, duplicates and the action range are `check`'s to judge."""
-    facts = describe(source.load(id_or_path, Options(demos="all", clip_actions=True, duplicates="keep")))
+    tolerant = _options(assignments, {"demos": "all", "clip_actions": True, "duplicates": "keep"})
+    facts = describe(source.load(id_or_path, tolerant, said=_options(assignments)))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -56,25 +63,53 @@ def info(id_or_path: str, as_json: bool) -> None:
 
 @data.command()
 @click.argument("id_or_path", metavar="ID|PATH")
-def check(id_or_path: str) -> None:
-    """Print every problem with its place in the file; exit 1 if there is one."""
-    problems = Problems(collect=True)
+@reading
+def check(id_or_path: str, assignments: tuple[str, ...]) -> None:
+    """Print every problem with its place in the file, one line and one fix a cause; exit 1 if there is one."""
+    problems, options = Problems(collect=True), _options(assignments)
     dataset = None
     try:
-        dataset = source.load(id_or_path, problems=problems)
+        dataset = source.load(id_or_path, options, problems)
     except DataError as error:  # what keeps the file from being read further
         if not problems.found:
             problems.found.append(Problem("", error.what, error.fix))
-    for note in dataset.notes if dataset is not None else ():
-        click.echo(f"note: {note}", err=True)
-    for problem in problems.found:
-        click.echo(str(problem) if problem.where else problem.what)
+    causes = problems.causes()
+    for problem in causes:
+        click.echo(str(problem))
         if problem.fix:
-            click.echo(f"  fix: {problem.fix}")
-    if problems.found or dataset is None:
-        click.echo(f"{len(problems.found)} problem{'s' * (len(problems.found) != 1)}", err=True)
+            click.echo(f"  fix: {fixes.completed(problem.fix, id_or_path, options)}")
+    if causes or dataset is None:
+        click.echo(f"{len(causes)} problem{'s' * (len(causes) != 1)}", err=True)
+        if len(causes) > 1 and (everything := _all_at_once(causes, id_or_path, options)):
+            click.echo(f"all fixes at once: {everything}", err=True)
         click.get_current_context().exit(1)
+    for note in dataset.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo(f"no problems: {len(dataset.episodes)} episodes, {dataset.steps} steps")
+    click.echo(f"next: {fixes.command('flowft pretrain --dataset', id_or_path, fixes.given(options))}", err=True)
+
+
+def _all_at_once(causes: list[Problem], id_or_path: str, options: Options) -> str | None:
+    """One command that mends all, if there is one: together they might leave nothing."""
+    if not all(fixes.settings(problem.fix) for problem in causes):
+        return None
+    everything = fixes.completed(fixes.merged(problem.fix for problem in causes), id_or_path, options)
+    assignments = [word for word in shlex.split(everything or "") if word.startswith("data.")]
+    try:
+        source.load(id_or_path, _options(tuple(assignments)))
+    except DataError:
+        return None
+    return everything
+
+
+def _options(assignments: tuple[str, ...], base: dict[str, Any] | None = None) -> Options:
+    """The recipe's `data` section as it is given on the command line, over `base`."""
+    tree = recipe.from_assignments(assignments)
+    if other := [key for key in tree if key != "data"]:
+        near = f"data.{other[0]}"
+        what = f"{other[0]!r} is no setting of how data are read (those begin with data.)"
+        raise UsageError(what, f"--set {near}=…" if other[0] in {f.name for f in dataclasses.fields(Options)} else None)
+    return recipe.build(Options, {**(base or {}), **recipe.section(tree, "data")}, "data")
 
 
 @data.command()
@@ -83,8 +118,14 @@ def check(id_or_path: str) -> None:
 def download(dataset_id: str, version: str) -> None:
     """Fetch a public dataset; an interrupted download continues."""
     from flowft.data.download import download as get
+    from flowft.data.fetch import AGAIN
 
-    for path in get(dataset_id, version):
+    again = fixes.command(AGAIN, dataset_id, {}) + (f" --version {version}" if version != "v1.5" else "")
+    try:
+        paths = get(dataset_id, version)
+    except DataError as error:
+        raise DataError(error.what, again if error.fix == AGAIN else error.fix) from error
+    for path in paths:
         click.echo(str(path))
     click.echo(f"next: flowft data info {dataset_id}", err=True)
 
@@ -109,6 +150,9 @@ class Order:
         return self.dataset_id.partition("/")[2]
 
 
+_DEFAULTS = {"seed": 0, "workers": 1}  # of what an order holds; the others are None
+
+
 @data.command()
 @click.argument("dataset_id", metavar="ID")
 @click.option("--episodes", type=click.IntRange(1), help="How many demonstrations (ogbench: trajectories of 1000 steps).")
@@ -126,9 +170,17 @@ def generate(force: bool, **asked: Any) -> None:
         raise UsageError(f"{order.dataset_id!r} cannot be made here{did_you_mean(order.dataset_id, _generatable())}", "flowft data list")
     path, make = _scripted(order) if family == "scripted" else _played(order)
     if path.exists() and not force:
-        raise DataError(f"{path} is there already", "--force, or --out with another path")
+        raise DataError(f"{path} is there already; --force replaces it, --out names another", _typed(order, "--force"))
     click.echo(str(make(path)))
     click.echo(f"next: flowft data info {path}", err=True)
+
+
+def _typed(order: Order, *more: str) -> str:
+    """The command that an order is, with what is to be added."""
+    values = {f.name: getattr(order, f.name) for f in dataclasses.fields(order)[1:]}
+    given = [(f"--{name}", str(value)) for name, value in values.items() if value != _DEFAULTS.get(name)]
+    words = ["flowft", "data", "generate", order.dataset_id, *(word for pair in given for word in pair), *more]
+    return shlex.join(words)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -225,7 +277,7 @@ def _played(order: Order) -> tuple[Path, Callable[[Path], Path]]:
         what = f"--imperfection is for scripted/…; the oracles of {order.dataset_id} have their own noise"
         raise UsageError(what, f"flowft data generate {order.dataset_id}")
     if order.episodes is not None and order.steps is not None:
-        raise UsageError("--episodes and --steps say the same thing twice", f"--steps {order.steps}")
+        raise UsageError("--episodes and --steps say the same thing twice", _typed(replace(order, episodes=None)))
     steps = order.episodes * ogbench_play.EPISODE_STEPS if order.episodes else order.steps
     how: dict[str, Any] = {"seed": order.seed, "workers": order.workers, **({"steps": steps} if steps else {})}
     path = order.out or ogbench_npz.homes()[0] / f"{order.name}-v0.npz"

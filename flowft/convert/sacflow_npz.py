@@ -86,7 +86,7 @@ def read(path: Path) -> Arrays:
         raise DataError(f"no file {str(path)!r}", f"ls {path.parent}")
     try:
         with open_npz(path) as found:
-            return found
+            return dict(found)
     except DataError as error:  # its advice is for datasets
         raise DataError(error.what, AGAIN) from error
 

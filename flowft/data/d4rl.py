@@ -8,17 +8,20 @@ stored: that action stays, the episode has T observation rows, and nothing is bo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from flowft.data import source
+from flowft.data import d4rl_rows, fixes, source
 from flowft.data.check import Inspector
-from flowft.data.columns import Numbers, complete, flat, segments
+from flowft.data.columns import Numbers, Spans, after_steps, choose, clean, complete, flags, flat, segments, usual_steps
 from flowft.data.d4rl_scores import RETURNS
-from flowft.data.files import is_hdf5, names, open_hdf5
+from flowft.data.files import being_written, is_hdf5, names, open_hdf5
+from flowft.data.hdf5_faults import link_gone
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
 from flowft.errors import DataError
@@ -29,6 +32,7 @@ READS = "D4RL v0 to v2: observations, actions, rewards, terminals, timeouts; not
 ADROIT = {"door": "AdroitHandDoor-v1", "pen": "AdroitHandPen-v1", "hammer": "AdroitHandHammer-v1", "relocate": "AdroitHandRelocate-v1"}
 # The oldest versions that current MuJoCo runs; their observations have D4RL's sizes (Ant only with its contact forces).
 MUJOCO = {"hopper": ("Hopper-v5", 11), "halfcheetah": ("HalfCheetah-v5", 17), "walker2d": ("Walker2d-v5", 17), "ant": ("Ant-v4", 111)}
+USUAL = {"actions", "observations", "next_observations", "rewards", "terminals", "timeouts"}
 ADROIT_STEPS = 200  # as the environments are registered; human demonstrations may be longer
 
 
@@ -66,29 +70,60 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     """All episodes. Rows after the last end mark are kept as a truncated episode."""
     inspector = Inspector(str(path), problems, options)
     if options.demos not in (None, "all"):
-        raise DataError(f"{path}: D4RL files have no masks, but data.demos is {options.demos!r}", "--set data.demos=all")
+        raise DataError(f"{path}: D4RL files have no masks, but data.demos is {options.demos!r}", fixes.setting(demos="all"))
     with open_hdf5(path) as file:
-        wanted = ("actions", "observations", "rewards", "terminals", "timeouts", "next_observations")
-        columns: dict[str, Numbers] = {key: file[key][()] for key in wanted if isinstance(file.get(key), h5py.Dataset)}
-        has = names(file)
-    sound = complete(inspector, columns, ("actions", "observations", "rewards", "terminals"), has)
-    if sound and (last := _ends(inspector, columns)) is not None:
-        task = _task(dataset_id, path)
-        _episodes(inspector, columns, last, _parts(task, columns["observations"]), sparse=task == "antmaze")
-    env = _environment(inspector, dataset_id, path, columns)
-    return inspector.dataset(dataset_id, NAME, FORMAT, source.sha256(path), env)
+        inspector.notes += being_written(file)
+        needed = _needed(inspector, file)
+        stored = {key: file[key] for key in needed if isinstance(file.get(key), h5py.Dataset)}
+        required = ["actions", "observations", *(["terminals"] if inspector.rule is None else [])]
+        required += ["rewards"] if inspector.rule is not None and inspector.rule.kind == "reward" else []
+        lost = {key: gone for key in (*needed, "next_observations") if (gone := link_gone(file, key))}
+        for key, gone in lost.items():
+            inspector.report(key, gone, fixes.setting(success="last") if key == "rewards" else None)
+        arrays = [key for key in names(file) if isinstance(file.get(key), h5py.Dataset)]
+        sound = not lost and complete(inspector, stored, required, arrays)
+        following = file.get("next_observations")
+        if sound and isinstance(following, h5py.Dataset) and len(following) != len(stored["actions"]):
+            inspector.report("next_observations", f"{len(following)} rows, but actions has {len(stored['actions'])}")
+            sound = False
+        if sound and (last := _marked(inspector, stored, following)) is not None:
+            columns = {key: d4rl_rows.whole(inspector, stored[key], key) for key in stored if key != "observations"}
+            rows = d4rl_rows.read(inspector, file, last, columns)
+            task = _task(dataset_id, path)
+            parts = _parts(task, rows.states)
+            parts = {part: parts[part] for part in choose(inspector, list(parts))}
+            _episodes(inspector, rows, parts, ended=bool(last[-1]), sparse=task == "antmaze")
+        size = stored["observations"].shape[-1] if "observations" in stored and stored["observations"].ndim else 0
+    env = _environment(inspector, dataset_id, path, size)
+    return inspector.dataset(dataset_id, NAME, FORMAT, inspector.identity.hexdigest(), env)
 
 
-def _ends(inspector: Inspector, columns: dict[str, Numbers]) -> npt.NDArray[np.bool_] | None:
-    """True on the last row of each episode. Early files lack timeouts: then an end is where the next row is not the successor."""
-    last = flat(columns["terminals"]).astype(bool)
-    if "timeouts" in columns:
-        return np.asarray(last | flat(columns["timeouts"]).astype(bool))
-    if "next_observations" not in columns:
-        inspector.report("timeouts", "missing, and without next_observations the ends of episodes cannot be found")
+def _needed(inspector: Inspector, file: h5py.File) -> list[str]:
+    """The columns to read: those that data.success makes unnecessary are left alone, the one that it names is added."""
+    inspector.marks = [key for key in names(file) if key not in USUAL and isinstance(file.get(key), h5py.Dataset)]
+    if "rewards" not in file and inspector.rule is None:
+        inspector.without_rewards("no rewards in the file")
+    key = inspector.success_key
+    timeouts = ["timeouts"] if inspector.options.episode_steps is None else []
+    return ["actions", "observations", *(["rewards"] if inspector.uses_rewards else []), "terminals", *timeouts, *([key] if key else [])]
+
+
+def _marked(inspector: Inspector, stored: Mapping[str, h5py.Dataset], following: Any) -> npt.NDArray[np.bool_] | None:
+    """True on the last row of each episode, as terminals, timeouts and data.episode_steps tell it."""
+    last = np.zeros(len(stored["actions"]), dtype=bool)
+    for key in ("terminals", "timeouts"):
+        if key in stored:
+            last |= flags(inspector, key, stored[key][()])
+    if (steps := inspector.options.episode_steps) is not None:
+        inspector.notes.append(f"episodes end after {steps} steps at the latest, as data.episode_steps says")
+        return after_steps(last, steps)
+    if "timeouts" in stored:
+        return last
+    if not isinstance(following, h5py.Dataset):
+        what = "missing, and without next_observations the ends of episodes cannot be found: how many steps has one?"
+        inspector.report("timeouts", what, usual_steps(len(last)))
         return None
     inspector.notes.append("no timeouts in the file: episodes end where next_observations is not the next row")
-    last[:-1] |= ~np.isclose(columns["next_observations"][:-1], columns["observations"][1:]).all(axis=1)
     return last
 
 
@@ -99,25 +134,35 @@ def _parts(task: str, observations: Numbers) -> dict[str, slice]:
     return {"observation": slice(None)}
 
 
-def _episodes(
-    inspector: Inspector, columns: dict[str, Numbers], last: npt.NDArray[np.bool_], parts: dict[str, slice], sparse: bool
-) -> None:
-    spans = {f"episode_{i}": span for i, span in enumerate(segments(last))}
-    *_, (name, (start, stop)) = spans.items()
-    if not last[-1]:
+def _episodes(inspector: Inspector, rows: d4rl_rows.Rows, parts: dict[str, slice], ended: bool, sparse: bool) -> None:
+    spans = np.array([(i, *span) for i, span in enumerate(segments(rows.last))], dtype=np.int64)
+    _, start, stop = spans[-1].tolist()
+    if not ended:
         inspector.notes.append(f"the file ends in the middle of an episode ({stop - start} steps)")
         if stop - start < 2:  # the writer stopped there: nothing is wrong with the data
-            del spans[name]
-    terminals, rewards = flat(columns["terminals"]).astype(bool), flat(columns["rewards"])
-    for name in inspector.wanted(list(spans)):
-        start, stop = spans[name]
-        states = columns["observations"][start:stop]
-        if "next_observations" in columns:
-            states = np.concatenate([states, columns["next_observations"][stop - 1 : stop]])
-        observations = {part: states[:, where] for part, where in parts.items()} if states.ndim == 2 else {"observation": states}
-        success = bool((rewards[start:stop] > 0).any()) if sparse else None  # dense returns do not say
-        episode = Episode(name, observations, columns["actions"][start:stop], rewards[start:stop], bool(terminals[stop - 1]), success)
-        inspector.accept(episode, lambda key: key if key in ("actions", "rewards") else "observations", row=start)
+            spans = spans[:-1]
+    every = [f"episode_{i}" for i in range(len(spans))]
+    columns, chosen = rows.columns, inspector.wanted(every)
+    where = spans[: len(chosen)] if chosen == every[: len(chosen)] else spans[[int(name.removeprefix("episode_")) for name in chosen]]
+    states = rows.bounds(where)
+    actions = columns["actions"]
+    rewards = flat(columns["rewards"]) if "rewards" in columns else np.zeros(len(actions), np.float32)
+    terminals = flat(columns["terminals"]).astype(bool) if "terminals" in columns else np.zeros(len(actions), bool)
+    sound = clean(inspector, Spans(chosen, where[:, 1:], states), actions, rows.states, rewards)
+    key = inspector.success_key
+    places = zip(*(column.tolist() for column in (*where[:, 1:].T, *states.T)), strict=True)
+    for name, (start, stop, low, high), good in zip(chosen, places, sound.tolist(), strict=True):
+        seen = rows.states[low:high]
+        observations = {part: seen[:, which] for part, which in parts.items()} if seen.ndim == 2 else {"observation": seen}
+        own = rewards[start:stop]
+        success = bool((own > 0).any()) if sparse else None  # dense returns do not say
+        episode = Episode(name, observations, actions[start:stop], own, bool(terminals[stop - 1]), success)
+        marks = {key: columns[key][start:stop]} if key in columns else {}
+        inspector.accept(episode, _place, row=start, marks=marks, clean=good)
+
+
+def _place(key: str) -> str:
+    return key if key in ("actions", "rewards") else "observations"
 
 
 def _task(dataset_id: str, path: Path) -> str:
@@ -126,10 +171,9 @@ def _task(dataset_id: str, path: Path) -> str:
     return re.split(r"[-_.]", name)[0]
 
 
-def _environment(inspector: Inspector, dataset_id: str, path: Path, columns: dict[str, Numbers]) -> EnvSpec | None:
+def _environment(inspector: Inspector, dataset_id: str, path: Path, size: int) -> EnvSpec | None:
     """The environment of today whose observations have the sizes of the file's; None with a note where there is none."""
     task = _task(dataset_id, path)
-    size = columns["observations"].shape[-1] if columns.get("observations") is not None and columns["observations"].ndim else 0
     if task in ADROIT:
         longest = max((len(episode) for episode in inspector.episodes), default=0)
         return EnvSpec("robotics", ADROIT[task], max_steps=max(ADROIT_STEPS, longest))

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from flowft.data import d4rl, lerobot, minari_source, ogbench_npz, ogbench_play,
 from flowft.data.fetch import AGAIN, TIMEOUT, Unreachable, fetch, finish, room_for
 from flowft.data.files import require_readable
 from flowft.data.lerobot_folder import root_of
-from flowft.errors import DataError, MissingExtra, UsageError
+from flowft.errors import DamagedFile, DataError, MissingExtra, UsageError
 
 HUB_REPO = "robomimic/robomimic_datasets"
 RAIL = "https://rail.eecs.berkeley.edu/datasets"
@@ -93,8 +94,8 @@ def _d4rl_path(dataset_id: str) -> str:
 
 
 def _plain(dataset_id: str, file: File, progress: bool) -> Path:
-    if file.path.is_file():
-        return _whole(file.path)
+    if _is_whole(file.path):
+        return file.path
     try:
         return fetch(file.url, file.path, file.size, file.sha256, progress)
     except Unreachable as error:
@@ -106,8 +107,8 @@ def _from_hub(dataset_id: str, progress: bool) -> Path:
     task, (variant, *_) = robomimic.parse(dataset_id)
     name = "low_dim_sparse_v15.hdf5" if variant == "mg" else "low_dim_v15.hdf5"
     path = robomimic.homes(task, variant)[0] / name
-    if path.is_file():
-        return _whole(path)
+    if _is_whole(path):
+        return path
     hub = _hub(dataset_id)
     remote = f"v1.5/{task}/{variant}/{name}"
     begun = path.parent / ".download"
@@ -214,6 +215,15 @@ def _asking_hub(get: Callable[[], Any], dataset_id: str, path: Path) -> Any:
 def _whole(path: Path) -> Path:
     require_readable(path)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Is the file there? A damaged one is got again, and replaced once the new one is whole."""
+    try:
+        return path.is_file() and _whole(path) == path
+    except DamagedFile as error:
+        print(f"{error.what}: getting it again", file=sys.stderr)
+        return False
 
 
 def _no_network(dataset_id: str, path: Path, reason: str) -> DataError:

@@ -51,7 +51,7 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
         action_bounds=options.action_bounds or ours.bounds,
     )
     found: Dataset = registry.get("sources", "robomimic").read(path, dataset_id, problems, asked)
-    declared = getattr(options, "success", None) is not None
+    declared = options.success is not None
     episodes = found.episodes if declared else [_with_end(episode, ends.get(episode.name, {})) for episode in found.episodes]
     notes = tuple(note for note in found.notes if "env_args" not in note) if ours.env else found.notes
     env = ours.env and replace(ours.env, observation=options.observation or ours.env.observation)

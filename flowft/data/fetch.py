@@ -20,7 +20,7 @@ from flowft.errors import DataError
 
 TIMEOUT = 5  # seconds to wait for a server's answer: no network must be said at once
 BLOCK = 1 << 18
-AGAIN = "the same command again: it continues there"
+AGAIN = "flowft data download"  # the same again, which continues where it broke off; the id is added by who knows it
 
 
 class Unreachable(Exception):
@@ -38,7 +38,7 @@ def fetch(url: str, path: Path, size: int | None = None, sha256: str | None = No
         told = int(answer.headers.get("Content-Length") or 0) or None
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     if size is not None and told is not None and told != size:
-        raise DataError(f"{url} has {told} bytes, not the {size} that were published", "get the file from elsewhere")
+        raise DataError(f"{url} has {told} bytes, not the {size} that were published: it is another file now")
     total = size or told
     part = path.with_name(f".{path.name}.{hashlib.sha256(f'{url} {version}'.encode()).hexdigest()[:8]}.part")
     have = part.stat().st_size if part.exists() else 0
@@ -59,12 +59,12 @@ def finish(part: Path, path: Path, size: int | None, sha256: str | None) -> None
         wrong = f"sha256 {digest[:12]}…, not {sha256[:12]}…"
     if wrong:
         part.unlink()
-        raise DataError(f"the download of {path} is damaged ({wrong}) and was removed", "the same command again")
+        raise DataError(f"the download of {path} is damaged ({wrong}) and was removed", AGAIN)
     try:
-        require_readable(part)
+        require_readable(part, wholly=True)
     except DataError as error:
         part.unlink()
-        raise DataError(f"what the server sent for {path} is no dataset: {error.what}", "the same command again") from error
+        raise DataError(f"what the server sent for {path} is no dataset: {error.what}", AGAIN) from error
     os.replace(part, path)
 
 
@@ -73,8 +73,8 @@ def room_for(size: int | None, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if size is not None and free < size:
-        fix = "FLOWFT_DATASETS=FOLDER flowft data download …, with a folder on a larger disk"
-        raise DataError(f"{path} needs {size / 1e6:.0f} MB more, the disk has {free / 1e6:.0f} MB", fix)
+        instead = "$FLOWFT_DATASETS may name a folder on another disk"
+        raise DataError(f"{path} needs {size / 1e6:.0f} MB more, the disk has {free / 1e6:.0f} MB: {instead}")
 
 
 def _append(url: str, part: Path, have: int, total: int | None, name: str, progress: bool) -> None:
@@ -98,7 +98,7 @@ def _open(request: urllib.request.Request, url: str) -> Any:
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        raise DataError(f"{url}: the server answers {error.code} ({error.reason})", "get the file from elsewhere") from error
+        raise DataError(f"{url}: the server answers {error.code} ({error.reason})") from error
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         host = url.split("/")[2]

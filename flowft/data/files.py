@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import struct
 import traceback
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from flowft.errors import DataError
+from flowft.data import hdf5_faults
+from flowft.errors import DamagedFile, DataError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What numpy and zipfile raise for damaged files, and for a bare npy file.
@@ -25,27 +27,30 @@ NPZ_ERRORS = (
     OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, RuntimeError, MemoryError, OverflowError, SyntaxError,
     zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
-AGAIN = "get the file again, e.g. flowft data download ID (the ids: flowft data list)"
 
 
-def require_readable(path: Path) -> None:
-    """DataError unless `path` is a folder or a file that can be opened and is HDF5 or npz (whole, as far as its head tells)."""
+def require_readable(path: Path, wholly: bool = False) -> None:
+    """DataError unless `path` is a folder or a file that can be opened and is HDF5 or npz (as far as its head tells, or `wholly`)."""
     if path.is_dir():
         return
     head = _head(path)
     if not head:
-        raise DataError(f"{path} is empty (0 bytes)", AGAIN)
+        raise DamagedFile(f"{path} is empty (0 bytes)")
     if head == HDF5_SIGNATURE:
         with open_hdf5(path):
             return
     if head.startswith(b"PK") and zarr_in_zip(path):
         return
     if head.startswith(b"PK"):
-        with open_npz(path):
+        with open_npz(path) as arrays:
+            for key in arrays if wholly else ():
+                arrays[key]
             return
     if head.startswith(b"version "):
-        raise DataError(f"{path} is a Git LFS pointer, not the data themselves", AGAIN)
-    raise DataError(f"{path} is neither HDF5 nor npz (it begins with {head!r})", AGAIN)
+        where = shlex.quote(str(path.parent))
+        fix = f"git -C {where} lfs pull --include {shlex.quote(path.name)}"
+        raise DamagedFile(f"{path} is a Git LFS pointer, not the data themselves", fix)
+    raise DamagedFile(f"{path} is neither HDF5 nor npz (it begins with {head!r})")
 
 
 def is_hdf5(path: Path) -> bool:
@@ -77,31 +82,78 @@ def zarr_in_zip(path: Path) -> bool:
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """The open file; DataError for what h5py and the system say about it, also while it is read."""
     if path.is_dir():
-        raise DataError(f"{path} is a folder, not an HDF5 file", f"ls {path}")
+        raise DataError(f"{path} is a folder, not an HDF5 file")
     if (head := _head(path)) != HDF5_SIGNATURE:
         size = "empty (0 bytes)" if not head else f"not HDF5 (it begins with {head!r})"
-        raise DataError(f"{path} is {size}", AGAIN)
+        raise DamagedFile(f"{path} is {size}")
+    hdf5_faults.use_plugins()
     try:
-        with h5py.File(path, "r") as file:
+        with _opened(path) as file:
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:  # h5py's, for damaged files
         if not _from_h5py(error):
             raise
-        raise DataError(f"{path} is a damaged HDF5 file: {_reason(error)}", AGAIN) from error
+        raise hdf5_faults.explain(path, error) from error
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError:
+        if (file := hdf5_faults.open_despite(path)) is None:
+            raise
+        return file
+
+
+class Npz(Mapping[str, npt.NDArray[Any]]):
+    """The arrays of an npz file, each read when it is asked for."""
+
+    def __init__(self, path: Path, archive: Any) -> None:
+        self.path, self._archive = path, archive
+
+    def __getitem__(self, key: str) -> npt.NDArray[Any]:
+        if key not in self._archive.files:
+            raise KeyError(key)
+        with _whole_npz(self.path):
+            array: npt.NDArray[Any] = self._archive[key]
+            return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._archive.files)
+
+    def __len__(self) -> int:
+        return len(self._archive.files)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._archive.files
 
 
 @contextmanager
-def open_npz(path: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """All arrays of an npz file; DataError when it is none, is damaged, or holds Python objects (which are never unpickled)."""
+def open_npz(path: Path) -> Iterator[Npz]:
+    """The arrays of an npz file; DataError when it is none, is damaged, or holds Python objects (which are never unpickled)."""
     _head(path)  # permission and existence
+    with _whole_npz(path):
+        archive = np.load(path, allow_pickle=False)
+        if not hasattr(archive, "files"):
+            raise ValueError("it is no archive")
+    with archive:
+        yield Npz(path, archive)
+
+
+@contextmanager
+def _whole_npz(path: Path) -> Iterator[None]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        yield
     except NPZ_ERRORS as error:
         # numpy's own words advise to unpickle it
-        reason = "it is no archive, or holds Python objects" if "pickle" in str(error) else _reason(error)
-        raise DataError(f"{path} is not a whole npz file: {reason}", AGAIN) from error
-    yield arrays
+        reason = "it is no archive, or holds Python objects" if "pickle" in str(error) else hdf5_faults.reason(error)
+        raise DamagedFile(f"{path} is not a whole npz file: {reason}") from error
+
+
+def being_written(file: h5py.File) -> list[str]:
+    """A note for a file that was opened although it is marked as being written."""
+    mark = "the file is marked as being written: read as far as its writer, which may have been killed, has flushed it"
+    return [mark] if file.swmr_mode else []
 
 
 def numeric_order(names: Iterator[str] | list[str]) -> list[str]:
@@ -127,24 +179,24 @@ def _head(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"no file {str(path)!r}", "flowft data list") from error
     except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder, not a file", f"ls {path}") from error
+        raise DataError(f"{path} is a folder, not a file") from error
     except PermissionError as error:
-        raise DataError(f"{path} may not be read by this user ({os.environ.get('USER', os.getuid())})", f"chmod u+r {path}") from error
+        raise _forbidden(path) from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
+        raise DataError(f"{path} cannot be read: {hdf5_faults.reason(error)}") from error
+
+
+def _forbidden(path: Path) -> DataError:
+    """Only the owner may change who may read."""
+    what = f"{path} may not be read by this user ({os.environ.get('USER', os.getuid())})"
+    try:
+        mine = path.stat().st_uid == os.getuid()
+    except OSError:
+        mine = False
+    return DataError(what if mine else f"{what}: its owner may allow it", f"chmod u+r {shlex.quote(str(path))}" if mine else None)
 
 
 def _from_h5py(error: BaseException) -> bool:
     """Was it raised inside h5py? The same exceptions from our own lines are mistakes of ours and must be seen as such."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return any("h5py" in frame.f_code.co_filename for frame in frames)
-
-
-def _reason(error: BaseException) -> str:
-    """One line of an exception, shortened: h5py wraps the cause in brackets, with addresses nobody needs."""
-    line = " ".join(str(error).strip("'\"").split())
-    inner = re.search(r"\((.*)\)$", line)
-    if isinstance(error, OSError) and inner and "truncated" in line:
-        sizes = [int(n) for n in re.findall(r"= (\d+)", line)]
-        return f"truncated ({sizes[0]} of {sizes[-1]} bytes)" if len(sizes) >= 2 else "truncated"
-    return line[:200] or type(error).__name__

@@ -228,7 +228,7 @@ def _notes(folder: Folder, rows: Rows, options: Options, parts: Sequence[str]) -
     for name in _interventions(folder):
         steps = int((rows.columns[name] > 0).sum())
         notes.append(f"{name}: {steps} of {len(rows.episode)} steps are a person's intervention; they are read like the others")
-    if REWARD not in folder.features and getattr(options, "success", None) is None:
+    if REWARD not in folder.features and options.success is None:
         unknown = "rewards are 0; where each demonstration ends in success, --set data.success=last says so"
         told = "rewards are next.success" if SUCCESS in folder.features else unknown
         notes.append(f"there is no next.reward: {told}")

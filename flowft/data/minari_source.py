@@ -18,20 +18,19 @@ import h5py
 import numpy as np
 
 from flowft import registry
-from flowft.data import source
-from flowft.data.check import Inspector, Numbers, skip
+from flowft.data import fixes, source
+from flowft.data.check import Inspector, Numbers, refuse, skip
 from flowft.data.export import OURS, Facts
 from flowft.data.files import is_hdf5, names, open_hdf5
+from flowft.data.progress import watched
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
-from flowft.errors import DataError, MissingExtra
+from flowft.errors import DamagedFile, DataError, MissingExtra
 
 NAME = "minari"
 FORMAT, ARROW = "Minari HDF5", "Minari arrow"
 READS = "Minari 0.5 (HDF5, arrow, parquet): vectors of Box, Dict and Tuple spaces, infos that tell success; no images, no text"
 MAIN = "main_data.hdf5"
-CHOOSE = "--set 'data.observation=[…]' with parts that are vectors"
-DOWNLOAD = "flowft data download minari/ID, with the dataset's id"
 SUCCESS = ("success", "is_success", "goal_achieved")  # the names that simulators give it in their infos
 
 
@@ -81,26 +80,33 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     arrow = is_arrow(folder)
     main = folder if arrow else folder / MAIN
     if options.demos not in (None, "all"):
-        raise DataError(f"{folder}: Minari datasets have no masks, but data.demos is {options.demos!r}", "--set data.demos=all")
-    stored = _open(folder, main)
+        raise DataError(f"{folder}: Minari datasets have no masks, but data.demos is {options.demos!r}", fixes.setting(demos="all"))
+    refuse(str(main), options, "episode_steps", "Minari keeps episodes apart")
+    stored = _open(folder, main, dataset_id)
     low, high = _bounds(stored.action_space, str(main))
     inspector = Inspector(str(main), problems, options, low, high)
+    _note_bounds(inspector, stored.action_space)
     sizes = _vectors(stored.observation_space, main, options.observation or _usual(stored))
     chosen = inspector.wanted([f"episode_{i}" for i in stored.episode_indices])
     if arrow:
         present = chosen  # Minari itself tells what an episode lacks
     else:
         with open_hdf5(main) as file:
-            present = [name for name in chosen if _complete(inspector, file, name)]
+            present = [name for name in watched(chosen, f"looking at {main.name}", "episode") if _complete(inspector, file, name)]
     for episode in _episodes(inspector, stored, present):
         _keep(inspector, episode, sizes)
     if (said := stored.total_episodes) != len(stored.episode_indices):
-        inspector.report("", f"metadata.json says {said} episodes, the file has {len(stored.episode_indices)}")
+        inspector.notes.append(f"metadata.json says {said} episodes, the file has {len(stored.episode_indices)}")
     env = _environment(inspector, stored, sizes, options)
-    return inspector.dataset(dataset_id, NAME, ARROW if arrow else FORMAT, source.sha256(folder), env, sizes)
+    return inspector.dataset(dataset_id, NAME, ARROW if arrow else FORMAT, inspector.identity.hexdigest(), env, sizes)
 
 
-def _open(folder: Path, main: Path) -> Any:
+def hashed(path: Path) -> Path:
+    """What identified a dataset before its contents did: all files of its folder."""
+    return path.parent
+
+
+def _open(folder: Path, main: Path, dataset_id: str) -> Any:
     """The package's dataset object; DataError for what it says about a damaged one."""
     if main != folder:
         _require_metadata(folder, main)
@@ -115,14 +121,14 @@ def _open(folder: Path, main: Path) -> Any:
     except ImportError as error:
         raise MissingExtra("pyarrow", "lerobot", f"reading {folder}") from error
     except Exception as error:  # JSON, assertions, versions: whatever the package says, in one line
-        raise DataError(f"{folder / 'metadata.json'}: Minari cannot read it: {_line(error)}", DOWNLOAD) from error
+        raise DamagedFile(f"{folder / 'metadata.json'}: Minari cannot read it: {_line(error)}") from error
 
 
 def _require_metadata(folder: Path, main: Path) -> None:
     with open_hdf5(main) as file:
         if not (folder / "metadata.json").is_file():
             age = " (written by Minari 0.4 or older)" if "minari_version" in file.attrs else ""
-            raise DataError(f"{main} has no metadata.json beside it{age}", DOWNLOAD)
+            raise DamagedFile(f"{main} has no metadata.json beside it{age}")
 
 
 def _bounds(space: Any, file: str) -> tuple[Numbers, Numbers]:
@@ -130,19 +136,32 @@ def _bounds(space: Any, file: str) -> tuple[Numbers, Numbers]:
 
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise DataError(f"{file}: the action space is {space}; flowft needs a box of continuous values")
-    finite = np.isfinite(space.low).all() and np.isfinite(space.high).all()
-    return (space.low, space.high) if finite else (-np.ones(space.shape), np.ones(space.shape))
+    finite = np.isfinite(space.low) & np.isfinite(space.high)
+    return np.where(finite, space.low, -1.0), np.where(finite, space.high, 1.0)
+
+
+def _note_bounds(inspector: Inspector, space: Any) -> None:
+    """A space without bounds says nothing about the range of actions: what is taken for it must be seen."""
+    unbounded = np.flatnonzero(~(np.isfinite(space.low) & np.isfinite(space.high)))
+    if len(unbounded) and not inspector.range.chosen:
+        which = "the action space" if len(unbounded) == len(space.low) else f"the action space, in value {', '.join(map(str, unbounded))},"
+        named = "--set data.action_bounds=data for the data's own, or a pair like [-3, 3]"
+        inspector.notes.append(f"{which} has no bounds: ±1 is taken for them ({named})")
+        inspector.range.name = "the bounds ±1 that are taken for an action space without any"
 
 
 def _vectors(space: Any, main: Path, wanted: tuple[str, ...]) -> list[str]:
     """Names of the observation parts to read: `observation`, or the keys of a Dict space (nested: a/b) and Tuple space (0, 1)."""
     shapes = dict(_leaves(space, ""))
+    vectors = [part for part, shape in shapes.items() if shape is not None and len(shape) == 1]
+    fitting = [part for part in wanted if part in vectors] or vectors
+    choice = fixes.setting(observation=fitting) if fitting else None
     for part in wanted:
         if part not in shapes:
-            raise DataError(f"{main}: no observation part {part!r} (there are: {', '.join(shapes)})", CHOOSE)
+            raise DataError(f"{main}: no observation part {part!r} (there are: {', '.join(shapes)})", choice)
         if len(shapes[part] or ()) != 1:
-            raise DataError(f"{main}: {part} has shape {shapes[part]}; only vectors are read yet", CHOOSE)
-    found = list(wanted) or [part for part, shape in shapes.items() if shape is not None and len(shape) == 1]
+            raise DataError(f"{main}: {part} has shape {shapes[part]}; only vectors are read yet", choice)
+    found = list(wanted) or vectors
     if not found:
         raise DataError(f"{main}: no observation part is a vector (there are: {', '.join(f'{k} {v}' for k, v in shapes.items())})")
     return found
@@ -198,13 +217,17 @@ def _keep(inspector: Inspector, stored: Any, parts: list[str]) -> None:
     if len(ends) != len(stored.rewards) or len(stored.truncations) != len(stored.rewards):
         inspector.report(f"{name}/terminations", f"{len(ends)} rows, but {name}/rewards has {len(stored.rewards)}", skip(name))
         return
-    infos = stored.infos or {}
+    infos, steps = stored.infos or {}, len(stored.rewards)
+    for key, values in {**observations, "actions": stored.actions, "rewards": stored.rewards, "terminations": ends}.items():
+        inspector.identity.add(f"{name}/{key}", np.asarray(values))
+    marks = {key: np.asarray(infos[key])[-steps:] for key in infos if np.ndim(infos[key]) == 1}  # infos have a row for the reset, too
+    inspector.marks = inspector.marks or [key for key, values in marks.items() if values.dtype.kind in "fiub"]
     success = next((bool(np.any(infos[key])) for key in SUCCESS if key in infos), None)
     episode = Episode(name, observations, np.asarray(stored.actions), np.asarray(stored.rewards), bool(ends[-1:].any()), success)
     keys = {"actions": "actions", "rewards": "rewards", **{part: f"observations/{part}" for part in parts}}
     if not isinstance(stored.observations, (Mapping, tuple)):
         keys["observation"] = "observations"
-    inspector.accept(episode, lambda key: f"{name}/{keys[key]}")
+    inspector.accept(episode, lambda key: f"{name}/{keys[key]}", marks=marks)
 
 
 def _at(observations: Any, part: str) -> Any:

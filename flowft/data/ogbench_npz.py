@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from flowft.data import ogbench_play, source
-from flowft.data.check import Inspector
-from flowft.data.columns import Numbers, complete, flat, segments
+from flowft.data import fixes, ogbench_play, source
+from flowft.data.check import Inspector, refuse, skip
+from flowft.data.columns import Numbers, Spans, choose, clean, complete, flags, segments
 from flowft.data.files import is_npz, open_npz
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, EnvSpec, Episode
@@ -30,6 +29,7 @@ from flowft.errors import DataError, MissingExtra
 NAME = "ogbench"
 FORMAT = "OGBench npz"
 READS = "OGBench 1.x play and navigation sets, as their single-task environments; no pixels"
+USED = {"observations", "actions", "terminals", "qpos", "qvel", "button_states"}
 SIZES, BODIES = ("medium", "large", "giant"), ("point", "ant", "humanoid")
 MAZES = [f"{body}maze-{size}-{kind}" for body in BODIES for size in SIZES for kind in ("navigate", "stitch")]
 SHAPE = re.compile(
@@ -86,45 +86,48 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     """All trajectories, with the rewards of the singletask environment that the id or the file's name says."""
     inspector = Inspector(str(path), problems, options)
     if options.demos not in (None, "all"):
-        raise DataError(f"{path}: OGBench files have no masks, but data.demos is {options.demos!r}", "--set data.demos=all")
+        raise DataError(f"{path}: OGBench files have no masks, but data.demos is {options.demos!r}", fixes.setting(demos="all"))
+    refuse(str(path), options, "episode_steps", "terminals tell where an OGBench file's trajectories end")
+    choose(inspector, ["observation"])
+    inspector.whole = lambda piece: piece.partition(".")[0]
     with open_npz(path) as arrays:
-        wanted = ("observations", "actions", "terminals", "qpos", "button_states")
-        columns: dict[str, Numbers] = {key: arrays[key] for key in wanted if key in arrays}
+        inspector.marks = [key for key in arrays if key not in USED]
+        wanted = ("observations", "actions", "terminals", "qpos", "button_states", inspector.success_key)
+        columns = {key: inspector.identity.add(key, arrays[key]) for key in wanted if key is not None and key in arrays}
+        sound = complete(inspector, columns, ("observations", "actions", "terminals"), list(arrays))
     environment = _environment(dataset_id, path)
-    if complete(inspector, columns, ("observations", "actions", "terminals"), list(arrays)):
-        terminals = flat(columns["terminals"]).astype(bool)
-        if not terminals[-1]:
-            inspector.report("terminals", "not set on the last row: the file ends in the middle of a trajectory")
-        elif columns["observations"].ndim > 2:
-            inspector.report("observations", f"shape {columns['observations'].shape}: images are not read yet, only vectors")
-        else:
-            _episodes(inspector, columns, terminals, _rewards(inspector, environment, columns))
-    return inspector.dataset(dataset_id, NAME, FORMAT, source.sha256(path), environment)
+    if sound and columns["observations"].ndim > 2:
+        inspector.report("observations", f"shape {columns['observations'].shape}: images are not read yet, only vectors")
+    elif sound:
+        _episodes(inspector, columns, _rewards(inspector, environment, columns) if inspector.uses_rewards else None)
+    return inspector.dataset(dataset_id, NAME, FORMAT, inspector.identity.hexdigest(), environment)
 
 
-def _episodes(
-    inspector: Inspector, columns: dict[str, Numbers], terminals: npt.NDArray[np.bool_], labels: tuple[Numbers, Numbers] | None
-) -> None:
+def _episodes(inspector: Inspector, columns: dict[str, Numbers], labels: tuple[Numbers, Numbers] | None) -> None:
     """Row t holds state t and action t. `labels`: reward and success of each row's state."""
+    terminals, actions, states = flags(inspector, "terminals", columns["terminals"]), columns["actions"], columns["observations"]
     rewards, solved = labels or (np.zeros(len(terminals), np.float32), np.zeros(len(terminals), bool))
     spans = {f"episode_{i}": span for i, span in enumerate(segments(terminals))}
-    left_out = 0
-    for name in inspector.wanted(list(spans)):
+    chosen = inspector.wanted(list(spans))
+    if not terminals[-1] and (unfinished := list(spans)[-1]) in chosen:
+        what = "not set on the last row: the file ends in the middle of a trajectory"
+        inspector.report("terminals", what, skip(unfinished) if len(spans) > 1 else None)
+        return
+    pieces, left_out = [], 0
+    for name in chosen:
         start, stop = spans[name]
-        pieces, lost = _cut(solved[start:stop])
+        cuts, lost = _cut(solved[start:stop])
         left_out += lost
-        for number, (first, last) in enumerate(pieces):
-            begin, end = start + first, start + last
-            done = bool(solved[end - 1])
-            episode = Episode(
-                name=name if len(pieces) == 1 else f"{name}.{number}",
-                observations={"observation": columns["observations"][begin : end + 1]},
-                actions=columns["actions"][begin:end],
-                rewards=rewards[begin:end],
-                terminated=done,
-                success=None if labels is None else done,
-            )
-            inspector.accept(episode, lambda key: key if key == "actions" else "observations", row=begin)
+        pieces += [(name if len(cuts) == 1 else f"{name}.{i}", start + first, start + last) for i, (first, last) in enumerate(cuts)]
+    where = np.array([piece[1:] for piece in pieces], dtype=np.int64).reshape(-1, 2)
+    sound = clean(inspector, Spans([piece[0] for piece in pieces], where, where + np.array([0, 1])), actions, states, rewards)
+    key = inspector.success_key
+    for (name, begin, end), good in zip(pieces, sound.tolist(), strict=True):
+        done = bool(solved[begin:end][-1:].any())
+        success = None if labels is None else done
+        episode = Episode(name, {"observation": states[begin : end + 1]}, actions[begin:end], rewards[begin:end], done, success)
+        marks = {key: columns[key][begin:end]} if key is not None and key in columns else {}
+        inspector.accept(episode, lambda key: key if key == "actions" else "observations", row=begin, marks=marks, clean=good)
     if left_out:
         inspector.notes.append(f"left out {left_out} actions of solved states, where the task is already over")
 
@@ -162,7 +165,7 @@ def _rewards(inspector: Inspector, environment: EnvSpec | None, columns: dict[st
     """Reward and success of each row's state in the environment's task; None (rewards 0) where they cannot be known."""
     if environment is None or "qpos" not in columns:
         missing = "the file's name says no OGBench task" if environment is None else "the file has no qpos"
-        inspector.notes.append(f"{missing}, so rewards are unknown and set to 0: good for cloning only")
+        inspector.without_rewards(missing)
         return None
     try:
         import ogbench
@@ -178,5 +181,6 @@ def _rewards(inspector: Inspector, environment: EnvSpec | None, columns: dict[st
             env.close()
     except Exception as error:  # an unknown scene, qpos of another scene: whatever OGBench says, in one line
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{inspector.file}:qpos: OGBench cannot compute the rewards of {environment.id}: {reason}") from error
+        what = f"{inspector.file}:qpos: OGBench cannot compute the rewards of {environment.id}: {reason}"
+        raise DataError(what, fixes.setting(success="last")) from error
     return rows["rewards"], rows["masks"] == 0

@@ -8,6 +8,7 @@ predecessor, overwriting the oldest row can never break a chunk that starts at a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from flowft.data.spec import Batch, Dataset, Episode, Spec
 from flowft.errors import DataError, UsageError
 
 NONE = -1
+TOGETHER = 1 << 16  # steps written at once: few enough that copies on the way cost no memory
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,33 @@ class Replay:
 
     def add_episode(self, spec: Spec, episode: Episode) -> None:
         """Write a whole episode in environment units. Its last state is kept when the data have it."""
-        observations = torch.from_numpy(spec.flatten(episode.observations))
-        actions = torch.from_numpy(spec.to_unit(episode.actions))
-        row = self.add_state(observations[0])
-        for t in range(len(episode)):
-            last = t == len(episode) - 1
-            following = observations[t + 1] if t + 1 < len(observations) else None
-            row = self.add_step(row, actions[t], float(episode.rewards[t]), episode.terminated and last, following)
+        self.add_episodes(spec, [episode])
+
+    def add_episodes(self, spec: Spec, episodes: Sequence[Episode]) -> None:
+        """Several at once: the rows that `add_state` and `add_step` would write one by one."""
+        steps = np.array([len(episode) for episode in episodes])
+        states = np.array([min(len(next(iter(e.observations.values()))), len(e) + 1) for e in episodes])
+        if (total := int(states.sum())) > self.capacity:
+            raise UsageError(f"a replay of {self.capacity} states cannot hold {total}", f"--set finetune.capacity={total}")
+        first = np.cumsum(states) - states
+        acts, ends = np.ones(total, dtype=bool), np.zeros(total, dtype=bool)
+        acts[(first + steps)[states > steps]] = False  # a last state
+        ends[(first + states - 1)] = True
+        rows = torch.arange(self.written, self.written + total) % self.capacity
+        acted = rows[torch.from_numpy(acts)]
+        parts = {name: np.concatenate([e.observations[name][:n] for e, n in zip(episodes, states, strict=True)]) for name, _ in spec.parts}
+        rewards = np.concatenate([np.asarray(episode.rewards, dtype=np.float64) for episode in episodes])
+        self.steps += len(acted) - int(self.has_action[rows].sum())
+        self.observation[rows] = torch.from_numpy(spec.flatten(parts))
+        self.action[acted] = torch.from_numpy(spec.to_unit(np.concatenate([episode.actions for episode in episodes])))
+        self.reward[acted] = torch.from_numpy(self.reward_transform(rewards)).float()
+        self.terminated[acted] = False
+        self.terminated[rows[torch.from_numpy(first + steps - 1)]] = torch.tensor([episode.terminated for episode in episodes])
+        self.has_action[rows] = torch.from_numpy(acts)
+        inside = torch.from_numpy(~ends[:-1])
+        self.successor[rows] = NONE
+        self.successor[rows[:-1][inside]] = rows[1:][inside]
+        self.written += total
 
     def sample(self, batch_size: int, horizon: int, *, offline: bool, n_step: int | None = None) -> Batch:
         """`batch_size` chunks of `horizon` steps, starts uniform over the stored steps."""
@@ -151,8 +173,16 @@ def from_dataset(dataset: Dataset, reward: RewardTransform, seed: int) -> Replay
     """A replay that holds exactly the dataset's episodes."""
     states = sum(len(episode) + 1 for episode in dataset.episodes)
     replay = Replay(max(states, 2), dataset.spec.observation_dim, dataset.spec.action_dim, reward, seed)
+    group: list[Episode] = []
+    waiting = 0
     for episode in dataset.episodes:
-        replay.add_episode(dataset.spec, episode)
+        group.append(episode)
+        waiting += len(episode)
+        if waiting >= TOGETHER:
+            replay.add_episodes(dataset.spec, group)
+            group, waiting = [], 0
+    if group:
+        replay.add_episodes(dataset.spec, group)
     return replay
 
 

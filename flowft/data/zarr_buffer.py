@@ -158,7 +158,7 @@ def _notes(store: Store, there: list[str], read: list[str], stops: Numbers, rewa
     rows = store.shape(f"data/{read[0]}")[0]
     if len(stops) and stops[-1] < rows:
         notes.append(f"{rows - int(stops[-1])} rows after the last episode's end are no episode and are left out")
-    if rewards_key is None and getattr(options, "success", None) is None:
+    if rewards_key is None and options.success is None:
         notes.append("there are no rewards, so they are 0; where each demonstration ends in success, --set data.success=last says so")
     return [*notes, "the buffer names no environment: for online steps name one with --env"]
 

@@ -99,7 +99,8 @@ def same_dataset(start: Start, settings: Settings) -> Dataset:
             what = f"the demonstrations that {start.path} was made from are no longer at {before['path']}"
             raise DataError(what, f"flowft finetune --ckpt {path} --dataset PATH, with where they are now") from error
         raise
-    if before and settings.dataset == before["id"] and dataset.hash != before["hash"]:
+    then = start.content["recipe"].get("data", {})
+    if before and settings.dataset == before["id"] and not source.unchanged(dataset, before["hash"], then):
         raise DataError(
             f"{dataset.path} has changed since the checkpoint was made from it (sha256 {dataset.hash[:12]}, then {before['hash'][:12]})",
             f"flowft pretrain --dataset {shlex.quote(dataset.id)} --name {shlex.quote(start.path.stem + '-again')}",

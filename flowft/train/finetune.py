@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flowft.data import source
 from flowft.data.replay import from_dataset
 from flowft.data.spec import Dataset
 from flowft.train import plan as planning
@@ -36,6 +37,6 @@ def run(plan: Plan[Loop]) -> Path:
 def origin(before: Mapping[str, Any] | None, dataset: Dataset) -> dict[str, Any]:
     """The demonstrations of this stage; the policy may have been cloned from others."""
     now = describe(dataset)
-    if before is None or before["hash"] == dataset.hash:
+    if before is None or source.same_data(dataset, before["hash"]):
         return dict(before or now)
     return now | {"notes": [*now["notes"], f"it came from a policy cloned from {before['id']}, sha256 {before['hash']}"]}

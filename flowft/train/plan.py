@@ -75,7 +75,7 @@ class Plan(Generic[L]):
     def kept(self) -> recipe.Tree:
         """What the run folder keeps, by which a continued run knows itself."""
         tree = recipe.to_tree(self.settings)
-        return tree if self.dataset is None else tree | {"dataset_hash": self.dataset.hash}
+        return tree if self.dataset is None else tree | {"dataset_hash": source.recorded(self.dataset, self.run_folder / "recipe.yaml")}
 
     @property
     def policy(self) -> Description:
