@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,9 @@ class Options:
     skip: tuple[str, ...] = ()  # episodes to leave out, by name (demo_7), because `flowft data check` found them damaged
     clip_actions: bool = False  # clip actions outside the declared range instead of refusing them
     duplicates: Literal["refuse", "drop", "keep"] = "refuse"  # of episodes that are the same number for number
+    match: Literal["refuse", "warn", "off"] | None = None  # what follows when data and environment differ; None: refuse
+    env_version: str | None = None  # of the simulator that the data were made with, where the file's own word is wrong
+    change: tuple[str, ...] | None = None  # other signs, scales or orders of values, e.g. object[7:10]*-1 (see change.py)
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,19 @@ def folder() -> Path:
 def load(id_or_path: str, options: Options | None = None, problems: Problems | None = None) -> Dataset:
     """The dataset, checked. Raises DataError (one sentence, with file, demo and key) if it cannot be trained on."""
     module, path = resolve(id_or_path)
-    dataset: Dataset = module.read(path, id_or_path, problems or Problems(), options or Options())
-    return dataset
+    options = options or Options()
+    dataset: Dataset = module.read(path, id_or_path, problems or Problems(), options)
+    return adjusted(dataset, options)
+
+
+def adjusted(dataset: Dataset, options: Options) -> Dataset:
+    """What the options say against the file: the simulator's version, other signs, scales and orders."""
+    from flowft.data.change import changed  # imported here, as it is seldom needed
+
+    if options.env_version is not None and dataset.env is not None:
+        env = replace(dataset.env, versions={**dataset.env.versions, dataset.env.family: options.env_version})
+        dataset = replace(dataset, env=env, notes=(*dataset.notes, f"taken as made with {env.family} {options.env_version}"))
+    return changed(dataset, options.change or ())
 
 
 def resolve(id_or_path: str) -> tuple[Any, Path]:
