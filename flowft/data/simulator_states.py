@@ -33,7 +33,7 @@ def stored(dataset: Dataset, episodes: Sequence[Episode]) -> Iterator[Stored]:
     """Those of `episodes` whose states the file holds, as many rows as actions, all finite; nothing for other layouts."""
     path = Path(dataset.path)
     reader = READERS.get(dataset.source)
-    if reader is None or not is_hdf5(path):
+    if reader is None or not is_hdf5(path):  # also where the path is a folder
         return
     with open_hdf5(path) as file:
         for one in reader(file, episodes):

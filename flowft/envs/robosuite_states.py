@@ -18,10 +18,11 @@ class RobosuiteStates:
 
     def __init__(self, env: FlowEnv) -> None:
         self._env = env
-        self._simulator: Any = env.unwrapped
+        simulator: Any = env.unwrapped
+        self._simulator = simulator
         self._simulator.reset(seed=0)
-        self.size = int(self._simulator.state().size)
-        self.period: float | None = 1.0 / float(self._simulator.raw.control_freq)
+        self.size = int(simulator.state().size)
+        self.period: float | None = 1.0 / float(simulator.raw.control_freq)
         self.names = tuple(pair for part in env.flow_spec.parts for pair in self._inside(*part))
 
     def model(self, xml: str | None) -> None:

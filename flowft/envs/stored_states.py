@@ -48,7 +48,7 @@ def of(env: FlowEnv, spec: EnvSpec) -> States | None:
 class Joints:
     """Gymnasium's MuJoCo tasks: joint positions and velocities are the whole state."""
 
-    period = None
+    period: float | None = None
 
     def __init__(self, env: FlowEnv, inner: Any) -> None:
         self._env, self._inner = env, inner
@@ -70,6 +70,7 @@ class Joints:
         self._set(states[at])
 
     def step(self, action: Numbers) -> tuple[Array, bool]:
+        observation: Any
         observation, _, _, _, info = self._env.env.step(np.asarray(action))
         return self._env.flow_spec.flatten(observation), bool(info["success"])
 

@@ -11,8 +11,9 @@ from flowft.train.match.finding import Numbers, Unit
 from flowft.train.match.transitions import Reading
 
 MINUS = -0.3  # an axis whose own factor is below this has the other sign
-WEAK, STRONG = 0.45, 0.6  # of a permuted axis: its own factor, and that of the axis it moves instead
-SMALLER, LARGER = 0.7, 1.45  # factors between are a controller's own variation
+WEAK, STRONG = 0.5, 0.5  # of a permuted axis: its own factor, and that of the axis it moves instead
+SMALLER, LARGER = 0.7, 1.45  # factors between, of most axes alike, are a controller's own variation
+MUCH_SMALLER, MUCH_LARGER = 0.5, 2.0  # and those of a single axis
 LEAST_VARIED = 0.02  # of a target's own spread: what follows an observation so closely is its position
 
 
@@ -28,17 +29,24 @@ class Cause:
 def causes(reading: Reading, names: tuple[str, ...], binary: frozenset[int] = frozenset()) -> list[Cause]:
     """Faults that the matrix shows. `binary`: axes of which only the sign acts (a gripper)."""
     matrix = reading.matrix
+    if reading.delay:
+        when = "late" if reading.delay < 0 else "early"
+        rows = f"{abs(reading.delay)} row{'s' * (abs(reading.delay) != 1)}"
+        return [Cause(f"the actions stand {rows} too {when} beside the observations: row t holds the action of another step")]
     if crossed := _crossed(matrix, names):
         return [crossed]
-    found = [_sign(axis, names) for axis in range(len(matrix)) if matrix[axis, axis] < MINUS]
+    found = [other_sign(axis, names) for axis in range(len(matrix)) if matrix[axis, axis] < MINUS]
+    if found:  # with a sign wrong the sizes are not to be trusted; what is left is told once it is mended
+        return found
     sizes = {a: abs(float(matrix[a, a])) for a in range(len(matrix)) if a not in binary and np.isfinite(matrix[a, a])}
-    off = {axis: size for axis, size in sizes.items() if not SMALLER < size < LARGER and abs(matrix[axis, axis]) > -MINUS}
+    off = {axis: size for axis, size in sizes.items() if not SMALLER < size < LARGER}
     if off and len(off) > len(sizes) / 2:
         factor = float(np.median(list(sizes.values())))
         kept = [1.0 if i in binary else factor for i in range(len(matrix))]
         change = f"actions*{factor:.3g}" if not binary else f"actions[0:{min(binary)}]*{factor:.3g}"
         found.append(Cause(_scale(factor), change, factor if len(set(kept)) <= 2 else None))
     else:
+        off = {axis: size for axis, size in off.items() if not MUCH_SMALLER < size < MUCH_LARGER}
         found += [Cause(f"{names[a]}: {_scale(size)}", f"actions[{a}]*{size:.3g}") for a, size in off.items()]
     return found
 
@@ -72,7 +80,7 @@ def _crossed(matrix: Numbers, names: tuple[str, ...]) -> Cause | None:
     for a in range(len(matrix)):
         for b in range(a + 1, len(matrix)):
             own, other = np.abs([matrix[a, a], matrix[b, b]]), np.abs([matrix[a, b], matrix[b, a]])
-            if (own < WEAK).all() and (other > STRONG).all():
+            if (own < WEAK).all() and (other > STRONG).all() and other.sum() > 2 * own.sum():
                 order = list(range(len(matrix)))
                 order[a], order[b] = b, a
                 change = f"actions[{','.join(map(str, order))}]"
@@ -80,7 +88,8 @@ def _crossed(matrix: Numbers, names: tuple[str, ...]) -> Cause | None:
     return None
 
 
-def _sign(axis: int, names: tuple[str, ...]) -> Cause:
+def other_sign(axis: int, names: tuple[str, ...]) -> Cause:
+    """The axis must be negated."""
     return Cause(f"{names[axis]} has the other sign: the data move the other way", f"actions[{axis}]*-1")
 
 

@@ -44,8 +44,8 @@ def responses(observations: Numbers, units: Sequence[Unit]) -> Numbers:
     return np.concatenate(columns, axis=1)
 
 
-def compare(dataset: Dataset, env: FlowEnv, units: Sequence[Unit]) -> tuple[Reading | None, int]:
-    """How the environment must read the data's actions, and by how many steps the data lag behind it (0: they do not)."""
+def compare(dataset: Dataset, env: FlowEnv, units: Sequence[Unit], grippers: Sequence[int] = ()) -> Reading | None:
+    """How the environment must read the data's actions; None where there is too little to tell. `grippers`: see `_closing`."""
     width = len(dataset.spec.action_low)
     chosen = _chosen(dataset.episodes)
     moving = [unit for unit in units if unit.part != "object"]
@@ -53,11 +53,36 @@ def compare(dataset: Dataset, env: FlowEnv, units: Sequence[Unit]) -> tuple[Read
     played = [_play(env, e, seed, moving) for seed, e in enumerate(chosen)]
     recorded = [(actions[: len(moved)], moved) for actions, moved in recorded]
     if min(sum(len(moved) for _, moved in side) for side in (recorded, played)) < max(LEAST, 5 * width):
-        return None, 0
+        return None
     data, here = _fit(recorded), _fit(played)
     if data is None or here is None:
-        return None, 0
-    return _reading(data, here), _delay(recorded) - _delay(played)
+        return None
+    reading = Reading(_reading(data, here), _delay(played) - _delay(recorded))
+    for axis, column in zip(grippers, _gripper_columns(moving, dataset), strict=False):
+        ours, theirs = _closing(recorded, axis, column), _closing(played, axis, column)
+        if ours and theirs:
+            reading.matrix[axis, :] = 0.0
+            reading.matrix[axis, axis] = np.sign(ours * theirs)
+    return reading
+
+
+def _gripper_columns(units: Sequence[Unit], dataset: Dataset) -> list[int]:
+    """The response of each gripper: the first of its values."""
+    sizes = [3 if is_quaternion(u, u.of(dataset.spec.flatten(dataset.episodes[0].observations))) else u.size for u in units]
+    starts = np.cumsum([0, *sizes])
+    return [int(start) for unit, start in zip(units, starts, strict=False) if unit.part.endswith("gripper_qpos")]
+
+
+def _closing(side: Sequence[tuple[Numbers, Numbers]], axis: int, column: int) -> float:
+    """Which way a gripper goes under a positive command against a negative one, among the rows in which it goes at all; 0: unclear.
+
+    Its speed is a matter of contact and of commands before, so a linear model says nothing.
+    """
+    commands, moved = np.concatenate([a[1:, axis] for a, _ in side]), np.concatenate([m[1:, column] for _, m in side])
+    going = np.abs(moved) > 0.3 * np.abs(moved).max()
+    up, down = moved[going & (commands > 0)], moved[going & (commands < 0)]
+    agreed = [float(np.sign(values).mean()) for values in (up, -down) if len(values) >= 5]
+    return float(np.mean(agreed)) if agreed and np.abs(agreed).min() > 0.6 and len({np.sign(a) for a in agreed}) == 1 else 0.0
 
 
 def _chosen(episodes: Sequence[Episode]) -> list[Episode]:
@@ -87,7 +112,7 @@ def _fit(side: Sequence[tuple[Numbers, Numbers]]) -> Model | None:
         return None
     x, y = np.concatenate(inputs), np.concatenate(outputs)
     width, count = x.shape[1] // 2, y.shape[1] // 2
-    effect, error = np.zeros((count, width)), np.full((count, width), np.inf)
+    effect, error = np.zeros((count, width)), np.ones((count, width))
     for value in range(count):
         design = np.column_stack([x, y[:, count + value], np.ones(len(x))])
         spread = design.std(0) + 1e-9
@@ -101,7 +126,7 @@ def _fit(side: Sequence[tuple[Numbers, Numbers]]) -> Model | None:
     return Model(effect, error)
 
 
-def _reading(data: Model, here: Model) -> Reading:
+def _reading(data: Model, here: Model) -> Numbers:
     """Axes that act clearly on both sides; each value weighted by how surely the environment moves it."""
     weight = 1 / (np.median(here.error, axis=1) + 1e-12)
     strong = (np.abs(here.effect) / here.error).max(axis=0) > CLEAR
@@ -114,7 +139,7 @@ def _reading(data: Model, here: Model) -> Reading:
         block[strong] = solved
         matrix[:, seen] = block
         matrix[np.ix_(~strong, seen)] = np.nan
-    return Reading(matrix)
+    return matrix
 
 
 def _delay(side: Sequence[tuple[Numbers, Numbers]]) -> int:
@@ -142,4 +167,5 @@ def _rotations(quaternions: Numbers) -> Numbers:
     a, b = quaternions[:-1], quaternions[1:]
     b = b * np.where((a * b).sum(-1) < 0, -1.0, 1.0)[:, None]
     vector, scalar = a[:, :3], a[:, 3:]
-    return 2 * (scalar * b[:, :3] - b[:, 3:] * vector + np.cross(vector, b[:, :3]))
+    turned: Numbers = 2 * (scalar * b[:, :3] - b[:, 3:] * vector + np.cross(vector, b[:, :3]))
+    return turned

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flowft.data.simulator_states import Stored
 from flowft.envs.stored_states import States
 
-EPISODES, MOST_STEPS = 3, 500  # and steps in all
+EPISODES, MOST_STEPS = 3, 300  # and steps in all
 
 
 def replayed(states: States, stored: Sequence[Stored]) -> tuple[int, int]:

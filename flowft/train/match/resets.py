@@ -18,8 +18,8 @@ from flowft.train.match.finding import Numbers, Unit
 
 RESETS = 24
 EPISODES = 100  # whose first observation is looked at
-NEAR = 0.15  # share of values outside of the resets' range at which a part still fits it
-FAR = 0.3  # and from which it does not
+NEAR = 0.1  # share of values outside of the resets' range at which a part still fits it
+FAR = 0.2  # and from which it does not
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def _of_another_task(firsts: Numbers, resets: Numbers, units: Sequence[Unit]) ->
     robot = [unit for unit in units if unit.size > 1 and unit.part.endswith("eef_pos")]
     if not robot or any(shares[unit.name] > NEAR for unit in robot):
         return []
-    return [unit for unit in units if unit.size > 1 and unit.part == "object" and shares[unit.name] > FAR and not unit.name.endswith("quat")]
+    objects = [unit for unit in units if unit.size > 1 and unit.part == "object" and not unit.name.endswith("quat")]
+    return [unit for unit in objects if shares[unit.name] > FAR]
 
 
 def _sign(values: Numbers) -> Numbers:

@@ -21,6 +21,7 @@ from flowft.train.match.finding import Numbers, Unit
 EPISODES, ROWS = 5, 20  # looked at: episodes, and rows of each for the observations
 STARTS, STEPS = 6, 3  # of each episode: starts, and steps from each
 PROBES = 40  # states from which every action value is tried when the steps differ
+DELAYS = (-3, -2, -1, 0, 1, 2, 3)  # rows by which actions and observations may be shifted
 DIFFERENT = 0.05  # of a part's spread: exact numbers are compared, so this is far more than rounding
 
 
@@ -38,8 +39,7 @@ class Step:
     """How far the simulator's next observations are from the recorded ones, as a share of the step's own size."""
 
     unit: Unit
-    typical: float  # half of the steps are nearer
-    overall: float  # root mean square
+    typical: float  # half of the steps in which it moves are nearer
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Reading:
     """effective action = matrix @ recorded action, for the axes that the data move (others: NaN)."""
 
     matrix: Numbers  # (A, A)
+    delay: int = 0  # the action that acts in row t stands in row t − delay
 
 
 def usable(states: States, stored: Sequence[Stored]) -> bool:
@@ -65,19 +66,40 @@ def observations(dataset: Dataset, states: States, stored: Sequence[Stored], uni
     """Units whose recorded values are not the simulator's at the same states."""
     mine, theirs = [], []
     for one in stored:
-        rows = np.unique(np.linspace(0, len(one.episode) - 1, ROWS).astype(int))
-        states.model(None)
-        theirs.append(states.observe(one.states[rows]))
+        rows = np.unique(np.linspace(1, len(one.episode) - 1, ROWS).astype(int))
+        before = np.stack([rows - 1, rows], axis=1).ravel()  # robosuite computes relative poses from the reading before
+        theirs.append(states.observe(one.states[before])[1::2])
         mine.append(dataset.spec.flatten(one.episode.observations)[rows])
     recorded, simulated = np.concatenate(mine).astype(np.float64), np.concatenate(theirs).astype(np.float64)
     found = []
+    reordered = _reordered(recorded, simulated, units)
     for unit in units:
+        if any(pair.unit.part == unit.part for pair in reordered):
+            continue
         error = _error(unit, unit.of(recorded), unit.of(simulated))
         if error > DIFFERENT:
             fit = lambda other, unit=unit: _error(unit, other, unit.of(simulated))  # noqa: E731
             convention = explain(unit, unit.of(recorded), fit, 0.5 * DIFFERENT)
             convention = convention or _swapped(unit, recorded, simulated, units) or _affine(unit, recorded, simulated)
             found.append(Pair(unit, convention, error))
+    return [*reordered, *found]
+
+
+def _reordered(recorded: Numbers, simulated: Numbers, units: Sequence[Unit]) -> list[Pair]:
+    """Parts of several units that hold the simulator's values in another order, each value's place being plain."""
+    found = []
+    for part in dict.fromkeys(unit.part for unit in units):
+        mine = [unit for unit in units if unit.part == part]
+        start, size = mine[0].start, sum(unit.size for unit in mine)
+        whole = Unit(part, start, size, part, 0)
+        x, y = whole.of(recorded), whole.of(simulated)
+        if len(mine) < 2 or sum(_error(unit, unit.of(recorded), unit.of(simulated)) > DIFFERENT for unit in mine) < 2:
+            continue
+        apart = np.abs(x[:, :, None] - y[:, None, :]).max(axis=0) / np.maximum(y.std(0), 1e-3)  # (recorded, simulated)
+        order = [int(np.argmin(apart[:, column])) for column in range(size)]
+        if sorted(order) == list(range(size)) and apart[order, range(size)].max() < DIFFERENT:
+            change = f"{part}[{','.join(map(str, order))}]"
+            found.append(Pair(whole, Convention("has its values in another order than the environment", change), 1.0))
     return found
 
 
@@ -92,18 +114,20 @@ def steps(dataset: Dataset, states: States, stored: Sequence[Stored], units: Seq
             for row in range(at, min(at + STEPS, last)):
                 seen, _ = states.step(one.episode.actions[row])
                 errors.append(seen - recorded[row + 1])
-                sizes.append((recorded[row + 1] - recorded[row]))
+                sizes.append(recorded[row + 1] - recorded[row])
     error, size = np.asarray(errors), np.asarray(sizes)
     return [_step(unit, unit.of(error), unit.of(size)) for unit in units]
 
 
 def reading(dataset: Dataset, states: States, stored: Sequence[Stored], units: Sequence[Unit]) -> Reading:
     """From what each action value does at the stored states: the action that the recorded step would have needed."""
-    actions, needed = [], []
+    actions, needed, neighbours = [], [], []
     columns = np.concatenate([np.arange(u.start, u.start + u.size) for u in units])
     low, high = np.asarray(dataset.spec.action_low), np.asarray(dataset.spec.action_high)
     idle = np.clip(np.zeros(len(low)), low, high)
     each = max(1, PROBES // len(stored))
+    usual = np.sqrt(np.mean(np.concatenate([one.episode.actions for one in stored]) ** 2, axis=0))
+    reach = np.clip(usual, 0.02 * (high - idle), high - idle)  # far beyond the data's own actions torques saturate
     scale: Numbers | None = None
     for one in stored:
         recorded = dataset.spec.flatten(one.episode.observations).astype(np.float64)
@@ -113,7 +137,7 @@ def reading(dataset: Dataset, states: States, stored: Sequence[Stored], units: S
             effect = []
             for axis in range(len(low)):
                 probe = idle.copy()
-                probe[axis] = idle[axis] + 0.5 * (high[axis] - idle[axis])
+                probe[axis] = idle[axis] + reach[axis]
                 effect.append((_after(states, one, int(at), probe)[columns] - still) / (probe[axis] - idle[axis]))
             jacobian = np.stack(effect, axis=1)  # (values, A)
             scale = np.abs(jacobian).max(axis=1) + 1e-6 if scale is None else scale
@@ -121,7 +145,17 @@ def reading(dataset: Dataset, states: States, stored: Sequence[Stored], units: S
             solved = np.linalg.lstsq(jacobian / scale[:, None], change, rcond=1e-3)[0]
             actions.append(one.episode.actions[at] - idle)
             needed.append(solved)
-    return Reading(fitted(np.asarray(actions, dtype=np.float64), np.asarray(needed), high - idle))
+            neighbours.append(one.episode.actions[np.clip(at - np.asarray(DELAYS), 0, len(one.episode) - 1)])
+    wanted = np.asarray(needed)
+    delay = _delay(np.asarray(neighbours, dtype=np.float64), wanted)
+    return Reading(fitted(np.asarray(actions, dtype=np.float64), wanted, high - idle), delay)
+
+
+def _delay(neighbours: Numbers, needed: Numbers) -> int:
+    """The row whose action is the one needed (neighbours (n, delays, A)); 0 unless another is plainly the better."""
+    apart = [float(np.median(np.linalg.norm(neighbours[:, i] - needed, axis=1))) for i in range(len(DELAYS))]
+    best = int(np.argmin(apart))
+    return DELAYS[best] if apart[best] < 0.4 * apart[DELAYS.index(0)] else 0
 
 
 def fitted(actions: Numbers, needed: Numbers, reach: Numbers) -> Numbers:
@@ -146,9 +180,8 @@ def _after(states: States, one: Stored, at: int, action: Numbers) -> Numbers:
 
 def _step(unit: Unit, error: Numbers, size: Numbers) -> Step:
     missed, moved = np.linalg.norm(error, axis=1), np.linalg.norm(size, axis=1)
-    floor = 1e-4 + 0.05 * float(np.sqrt((moved**2).mean()))
-    ratio = missed / np.maximum(moved, floor)
-    return Step(unit, float(np.median(ratio)), float(np.sqrt((missed**2).mean()) / max(np.sqrt((moved**2).mean()), floor)))
+    moves = moved > 1e-4 + 0.3 * float(np.sqrt((moved**2).mean()))
+    return Step(unit, float(np.median(missed[moves] / moved[moves])) if moves.any() else 0.0)
 
 
 def _error(unit: Unit, mine: Numbers, theirs: Numbers) -> float:
