@@ -52,8 +52,9 @@ def info(id_or_path: str, as_json: bool) -> None:
 
 @data.command()
 @click.argument("id_or_path", metavar="ID|PATH")
-def check(id_or_path: str) -> None:
-    """Print every problem with its place in the file; exit 1 if there is one."""
+@click.option("--env", help="Environment to compare the data with; default: the one they name.")
+def check(id_or_path: str, env: str | None) -> None:
+    """Print every problem with its place in the file, and every difference to the environment; exit 1 if there is one."""
     problems = Problems(collect=True)
     dataset = None
     try:
@@ -68,7 +69,33 @@ def check(id_or_path: str) -> None:
     if problems.found or dataset is None:
         click.echo(f"{len(problems.found)} problem{'s' * (len(problems.found) != 1)}", err=True)
         click.get_current_context().exit(1)
+    _compare(dataset, env)
     click.echo(f"no problems: {len(dataset.episodes)} episodes, {dataset.steps} steps")
+
+
+def _compare(dataset: Dataset, env: str | None) -> None:
+    """Say whether the data belong to the environment (seconds); exit 1 when they do not. Not where it is not installed."""
+    from flowft.train.match import match
+
+    found = match.environment(dataset, env)
+    if found is None:
+        return
+    try:
+        findings = match.compare(dataset, found)
+    except FlowftError as error:
+        if env is not None:
+            raise
+        click.echo(f"note: not compared with {found.id}, which cannot be built here: {error.what}", err=True)
+        return
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in findings:
+        click.echo(finding.what if finding in errors else f"note: {finding.what}", err=finding not in errors)
+        if finding.fix:
+            click.echo(f"  fix: {finding.fix}")
+    if errors:
+        click.echo(f"{len(errors)} difference{'s' * (len(errors) != 1)} to {found.id}", err=True)
+        click.get_current_context().exit(1)
+    click.echo(f"compared with {found.id}: the same observations and effects of actions, as far as the file tells", err=True)
 
 
 @data.command()

@@ -37,8 +37,9 @@ def alternatives(unit: Unit, values: Numbers) -> Iterator[tuple[Convention, Numb
     """Other readings of the data's `values` (n, size), the most usual first."""
     where = f"{unit.part}{unit.indices()}"
     if is_quaternion(unit, values):
-        yield Convention("is a quaternion in the order wxyz where the environment has xyzw", _order(unit, (1, 2, 3, 0))), np.roll(values, -1, -1)
-        yield Convention("is a quaternion in the order xyzw where the environment has wxyz", _order(unit, (3, 0, 1, 2))), np.roll(values, 1, -1)
+        for shift, mine, theirs, components in ((-1, "wxyz", "xyzw", (1, 2, 3, 0)), (1, "xyzw", "wxyz", (3, 0, 1, 2))):
+            says = f"is a quaternion in the order {mine} where the environment has {theirs}"
+            yield Convention(says, _order(unit, components)), np.roll(values, shift, -1)
         for axis in range(4):  # -q is the same rotation: a single sign is not
             yield _one_sign(unit, axis), _flip(values, [axis])
         inverse = f"{unit.part}[{unit.offset}:{unit.offset + 3}]*-1"

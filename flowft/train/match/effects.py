@@ -49,7 +49,8 @@ def compare(dataset: Dataset, env: FlowEnv, units: Sequence[Unit], grippers: Seq
     width = len(dataset.spec.action_low)
     chosen = _chosen(dataset.episodes)
     moving = [unit for unit in units if unit.part != "object"]
-    recorded = [(e.actions[:STEPS].astype(np.float64), responses(dataset.spec.flatten(e.observations)[: STEPS + 1], moving)) for e in chosen]
+    rows = [(e.actions[:STEPS].astype(np.float64), dataset.spec.flatten(e.observations)[: STEPS + 1]) for e in chosen]
+    recorded = [(actions, responses(observations, moving)) for actions, observations in rows]
     played = [_play(env, e, seed, moving) for seed, e in enumerate(chosen)]
     recorded = [(actions[: len(moved)], moved) for actions, moved in recorded]
     if min(sum(len(moved) for _, moved in side) for side in (recorded, played)) < max(LEAST, 5 * width):
@@ -57,7 +58,7 @@ def compare(dataset: Dataset, env: FlowEnv, units: Sequence[Unit], grippers: Seq
     data, here = _fit(recorded), _fit(played)
     if data is None or here is None:
         return None
-    reading = Reading(_reading(data, here), _delay(played) - _delay(recorded))
+    reading = Reading(_reading(data, here), _delay(recorded) - _delay(played))
     for axis, column in zip(grippers, _gripper_columns(moving, dataset), strict=False):
         ours, theirs = _closing(recorded, axis, column), _closing(played, axis, column)
         if ours and theirs:
@@ -129,8 +130,8 @@ def _fit(side: Sequence[tuple[Numbers, Numbers]]) -> Model | None:
 def _reading(data: Model, here: Model) -> Numbers:
     """Axes that act clearly on both sides; each value weighted by how surely the environment moves it."""
     weight = 1 / (np.median(here.error, axis=1) + 1e-12)
-    strong = (np.abs(here.effect) / here.error).max(axis=0) > CLEAR
-    seen = (np.abs(data.effect) / data.error).max(axis=0) > CLEAR
+    strong = (np.abs(here.effect) / (here.error + 1e-12)).max(axis=0) > CLEAR
+    seen = (np.abs(data.effect) / (data.error + 1e-12)).max(axis=0) > CLEAR
     width = data.effect.shape[1]
     matrix = np.full((width, width), np.nan)
     if strong.any() and seen.any():

@@ -19,5 +19,5 @@ def replayed(states: States, stored: Sequence[Stored]) -> tuple[int, int]:
         steps += len(one.episode)
         tried += 1
         states.start(one.states, one.episode.actions, 0)
-        came_back += any([states.step(action)[1] for action in one.episode.actions[:MOST_STEPS]])
+        came_back += any(states.step(action)[1] for action in one.episode.actions[:MOST_STEPS])
     return came_back, tried
