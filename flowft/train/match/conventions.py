@@ -26,6 +26,7 @@ class Convention:
     says: str  # "has the other sign"
     change: str | None  # as `data.change` takes it; None: no setting does it
     negates: bool = False  # the whole unit
+    sure: bool = True  # False: it may fit ranges by chance
 
 
 def is_quaternion(unit: Unit, values: Numbers) -> bool:
@@ -56,7 +57,7 @@ def alternatives(unit: Unit, values: Numbers) -> Iterator[tuple[Convention, Numb
     if unit.size <= 4:
         for order in list(itertools.permutations(range(unit.size)))[1:]:
             says = f"has its values in another order ({', '.join(map(str, order))} is the environment's)"
-            yield Convention(says, _order(unit, order)), values[..., list(order)]
+            yield Convention(says, _order(unit, order), sure=False), values[..., list(order)]
     for factor, says in SCALES.items():
         yield Convention(says, f"{where}*{factor:g}"), values * factor
 

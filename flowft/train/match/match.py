@@ -109,7 +109,8 @@ def _of_steps(pairing: wording.Pairing, states: States, stored: list[Stored], ke
     if inverted:  # what they hold goes with them
         steps = [step for step in steps if step.unit.part != "object" and step not in fingers]
     names = robosuite_controllers.action_names(pairing.spec, len(pairing.dataset.spec.action_low)) if inverted else ()
-    found = [wording.of_action(pairing, actions.other_sign(axis, names), "grippers go the other way in the recorded steps") for axis in inverted]
+    way = "the fingers go the other way in the recorded steps"
+    found = [wording.of_action(pairing, actions.other_sign(axis, names), way) for axis in inverted]
     if not steps:
         return found
     worst = max(steps, key=lambda step: (step.unit.part != "object", step.typical))  # objects lie still, or slip
@@ -120,8 +121,9 @@ def _of_steps(pairing: wording.Pairing, states: States, stored: list[Stored], ke
             return [mode]
         if robosuite and robosuite_controllers.is_absolute(pairing.spec):
             return [wording.unknown(pairing, size)]
-        reading = transitions.reading(pairing.dataset, states, stored, kept)
+        reading = transitions.reading(pairing.dataset, states, stored, kept, grippers)
         reading.matrix[grippers, grippers] = np.nan  # told by the way they go
+        found = [] if reading.delay else found
         found += [wording.of_action(pairing, cause, size) for cause in wording.causes(pairing, reading)]
         return found or [wording.unknown(pairing, size)]
     if worst.typical > SLIGHT and not found:
@@ -158,7 +160,8 @@ def _replay(states: States, stored: list[Stored]) -> Finding | None:
     back, tried = open_loop.replayed(states, stored)
     if back == tried:
         return None
-    return Finding(f"replayed open loop, {back} of {tried} successes come back: the simulator is not exactly that of the data", None, "note")
+    what = f"replayed open loop, {back} of {tried} successes come back: the simulator is not exactly that of the data"
+    return Finding(what, None, "note")
 
 
 def _normalised(pairing: wording.Pairing) -> Finding | None:
@@ -177,8 +180,9 @@ def _normalised(pairing: wording.Pairing) -> Finding | None:
     away = np.abs(begun.mean(0)) > 0.05
     for kind, how in ((standard, "mean 0 and deviation 1"), (unit, "-1 to 1")):
         if varied.sum() >= 3 and kind[varied].mean() > 0.7 and away.any():
-            what = f"the observations are normalised ({how} in {int(kind.sum())} of {len(kind)} values); {pairing.spec.id} gives its own units"
-            return Finding(what + ", and flowft normalises by itself: take the raw observations", LAST_RESORT)
+            what = f"the observations are normalised ({how} in {int(kind.sum())} of {len(kind)} values)"
+            own = f"; {pairing.spec.id} gives its own units, and flowft normalises by itself: take the raw observations"
+            return Finding(what + own, LAST_RESORT)
     return None
 
 

@@ -60,8 +60,16 @@ def compare(firsts: Numbers, resets: Numbers, units: Sequence[Unit]) -> list[Sta
         if convention is not None:
             found.append(Start(unit, convention))
     explained = {start.unit.name for start in found}
-    found += [Start(unit, None) for unit in _of_another_task(firsts, resets, units) if unit.name not in explained]
-    return found
+    lost = [unit for unit in objects(units) if shares[unit.name] > FAR and unit.name not in explained]
+    robot = [start for start in found if start.unit.part != "object"]
+    if lost and robot and not any(start.convention and start.convention.sure for start in robot):
+        return [Start(unit, None) for unit in lost]  # the robot stands elsewhere, too: an order that happens to fit says nothing
+    return found + [Start(unit, None) for unit in lost if _starts_as_resets(firsts, resets, units)]
+
+
+def objects(units: Sequence[Unit]) -> list[Unit]:
+    """Positions of objects (their directions are random, and fit by chance)."""
+    return [unit for unit in units if unit.size > 1 and unit.part == "object" and not unit.name.endswith("quat")]
 
 
 def outside(mine: Numbers, theirs: Numbers) -> float:
@@ -91,14 +99,11 @@ def _elsewhere(unit: Unit, mine: Numbers, resets: Numbers, units: Sequence[Unit]
     return None
 
 
-def _of_another_task(firsts: Numbers, resets: Numbers, units: Sequence[Unit]) -> list[Unit]:
-    """Where a whole part (the robot's position) starts as a reset does and the objects lie nowhere near: another task."""
+def _starts_as_resets(firsts: Numbers, resets: Numbers, units: Sequence[Unit]) -> bool:
+    """Does the robot start where resets put it? Then the objects should lie where resets put them, unless the task is another."""
     shares = misfits(firsts, resets, units)
     robot = [unit for unit in units if unit.size > 1 and unit.part.endswith("eef_pos")]
-    if not robot or any(shares[unit.name] > NEAR for unit in robot):
-        return []
-    objects = [unit for unit in units if unit.size > 1 and unit.part == "object" and not unit.name.endswith("quat")]
-    return [unit for unit in objects if shares[unit.name] > FAR]
+    return bool(robot) and all(shares[unit.name] <= NEAR for unit in robot)
 
 
 def _sign(values: Numbers) -> Numbers:

@@ -119,8 +119,13 @@ def steps(dataset: Dataset, states: States, stored: Sequence[Stored], units: Seq
     return [_step(unit, unit.of(error), unit.of(size)) for unit in units]
 
 
-def reading(dataset: Dataset, states: States, stored: Sequence[Stored], units: Sequence[Unit]) -> Reading:
-    """From what each action value does at the stored states: the action that the recorded step would have needed."""
+def reading(
+    dataset: Dataset, states: States, stored: Sequence[Stored], units: Sequence[Unit], grippers: Sequence[int] = ()
+) -> Reading:
+    """From what each action value does at the stored states: the action that the recorded step would have needed.
+
+    `grippers`: axes of which only the sign acts, left out of the question of which row an action stands in.
+    """
     actions, needed, neighbours = [], [], []
     columns = np.concatenate([np.arange(u.start, u.start + u.size) for u in units])
     low, high = np.asarray(dataset.spec.action_low), np.asarray(dataset.spec.action_high)
@@ -147,7 +152,8 @@ def reading(dataset: Dataset, states: States, stored: Sequence[Stored], units: S
             needed.append(solved)
             neighbours.append(one.episode.actions[np.clip(at - np.asarray(DELAYS), 0, len(one.episode) - 1)])
     wanted = np.asarray(needed)
-    delay = _delay(np.asarray(neighbours, dtype=np.float64), wanted)
+    rest = [axis for axis in range(len(low)) if axis not in grippers]
+    delay = _delay(np.asarray(neighbours, dtype=np.float64)[..., rest] / reach[rest], wanted[:, rest] / reach[rest])
     return Reading(fitted(np.asarray(actions, dtype=np.float64), wanted, high - idle), delay)
 
 
