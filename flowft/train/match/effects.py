@@ -129,15 +129,19 @@ def _fit(side: Sequence[tuple[Numbers, Numbers]]) -> Model | None:
 
 def _reading(data: Model, here: Model) -> Numbers:
     """Axes that act clearly on both sides; each value weighted by how surely the environment moves it."""
-    weight = 1 / (np.median(here.error, axis=1) + 1e-12)
-    strong = (np.abs(here.effect) / (here.error + 1e-12)).max(axis=0) > CLEAR
+    certainty = np.abs(here.effect) / (here.error + 1e-12)
+    strong = certainty.max(axis=0) > CLEAR
+    answers = certainty.max(axis=1) > CLEAR  # values that respond; what hardly moves is all weight and no evidence
+    weight = np.where(answers, 1 / (np.hypot(here.error, data.error).mean(axis=1) + 1e-9), 0.0)
     seen = (np.abs(data.effect) / (data.error + 1e-12)).max(axis=0) > CLEAR
     width = data.effect.shape[1]
     matrix = np.full((width, width), np.nan)
     if strong.any() and seen.any():
-        solved = np.linalg.lstsq(here.effect[:, strong] * weight[:, None], data.effect[:, seen] * weight[:, None], rcond=1e-3)[0]
+        known = here.effect[:, strong] * weight[:, None]
+        size = np.linalg.norm(known, axis=0)
+        solved = np.linalg.lstsq(known / size, data.effect[:, seen] * weight[:, None], rcond=0.03)[0]
         block = np.zeros((width, int(seen.sum())))
-        block[strong] = solved
+        block[strong] = solved / size[:, None]
         matrix[:, seen] = block
         matrix[np.ix_(~strong, seen)] = np.nan
     return matrix
