@@ -141,6 +141,8 @@ def _without_states(pairing: wording.Pairing) -> list[Finding]:
         return wording.together([*found, mode])
     if any(start.unit.part != "object" for start in starts):  # what actions do to it would be read in that convention
         return wording.together(found)
+    if pairing.spec.family == "robosuite" and robosuite_controllers.is_absolute(pairing.spec):
+        return wording.together(found)  # targets from another start say nothing about the axes
     grippers = sorted(wording.grippers(pairing))
     reading = effects.compare(pairing.dataset, pairing.env, pairing.units, grippers)
     causes = wording.causes(pairing, reading) if reading is not None else []

@@ -67,7 +67,7 @@ def of_action(pairing: Pairing, cause: Cause, evidence: str) -> Finding:
 def unknown(pairing: Pairing, size: str) -> Finding:
     cause = f"another controller, frame or version than {pairing.spec.id}'s"
     what = f"{size}, and no sign, scale or order of the actions explains it: {cause}"
-    return Finding(what, LAST_RESORT) if _same_version(pairing) else Finding(what, None, "note")
+    return Finding(what, LAST_RESORT) if _same_version(pairing) else Finding(f"{size}: the data's simulator was older", None, "note")
 
 
 def _same_version(pairing: Pairing) -> bool:
