@@ -64,8 +64,9 @@ def info(id_or_path: str, assignments: tuple[str, ...], as_json: bool) -> None:
 @data.command()
 @click.argument("id_or_path", metavar="ID|PATH")
 @reading
-def check(id_or_path: str, assignments: tuple[str, ...]) -> None:
-    """Print every problem with its place in the file, one line and one fix a cause; exit 1 if there is one."""
+@click.option("--env", help="Environment to compare the data with; default: the one they name.")
+def check(id_or_path: str, assignments: tuple[str, ...], env: str | None) -> None:
+    """Print every problem with its place in the file, one line and one fix a cause, and every difference to the environment; exit 1."""
     problems, options = Problems(collect=True), _options(assignments)
     dataset = None
     try:
@@ -85,6 +86,7 @@ def check(id_or_path: str, assignments: tuple[str, ...]) -> None:
         click.get_current_context().exit(1)
     for note in dataset.notes:
         click.echo(f"note: {note}", err=True)
+    _compare(dataset, env)
     click.echo(f"no problems: {len(dataset.episodes)} episodes, {dataset.steps} steps")
     click.echo(f"next: {fixes.command('flowft pretrain --dataset', id_or_path, fixes.given(options))}", err=True)
 
@@ -110,6 +112,31 @@ def _options(assignments: tuple[str, ...], base: dict[str, Any] | None = None) -
         what = f"{other[0]!r} is no setting of how data are read (those begin with data.)"
         raise UsageError(what, f"--set {near}=…" if other[0] in {f.name for f in dataclasses.fields(Options)} else None)
     return recipe.build(Options, {**(base or {}), **recipe.section(tree, "data")}, "data")
+
+
+def _compare(dataset: Dataset, env: str | None) -> None:
+    """Say whether the data belong to the environment (seconds); exit 1 when they do not. Not where it is not installed."""
+    from flowft.train.match import match
+
+    found = match.environment(dataset, env)
+    if found is None:
+        return
+    try:
+        findings = match.compare(dataset, found)
+    except FlowftError as error:
+        if env is not None:
+            raise
+        click.echo(f"note: not compared with {found.id}, which cannot be built here: {error.what}", err=True)
+        return
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in findings:
+        click.echo(finding.what if finding in errors else f"note: {finding.what}", err=finding not in errors)
+        if finding.fix:
+            click.echo(f"  fix: {finding.fix}")
+    if errors:
+        click.echo(f"{len(errors)} difference{'s' * (len(errors) != 1)} to {found.id}", err=True)
+        click.get_current_context().exit(1)
+    click.echo(f"compared with {found.id}: the same observations and effects of actions, as far as the file tells", err=True)
 
 
 @data.command()

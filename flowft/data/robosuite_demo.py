@@ -101,7 +101,7 @@ def _environment(file: str, data: h5py.Group, options: Options) -> EnvSpec:
         task = str(kwargs.pop("env_name", None) or text(data.attrs["env"]))
     except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}:data: the attributes env and env_info do not tell the task ({error})") from error
-    version = text(data.attrs.get("repository_version", "unknown"))
+    version = options.env_version or text(data.attrs.get("repository_version", "unknown"))
     return EnvSpec("robosuite", task, kwargs, observation=options.observation, versions={"robosuite": version})
 
 

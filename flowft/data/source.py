@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,9 @@ class Options:
     action_bounds: Literal["data"] | tuple[float, float] | tuple[tuple[float, float], ...] | None = None
     ignore: tuple[str, ...] | None = None  # what is damaged in the file and not needed: env_args (then --env names the environment)
     task: int | str | None = None  # LeRobot: only episodes of this task, by its index or text; None: all
+    match: Literal["refuse", "warn", "off"] | None = None  # what follows when data and environment differ; None: refuse
+    env_version: str | None = None  # of the simulator that the data were made with, where the file's own word is wrong
+    change: tuple[str, ...] | None = None  # other signs, scales or orders of values, e.g. object[7:10]*-1 (see change.py)
 
     def __post_init__(self) -> None:
         recipe.require(self, "limit", least=1)
@@ -91,7 +94,7 @@ def load(id_or_path: str, options: Options | None = None, problems: Problems | N
     try:
         module, path = resolve(id_or_path)
         dataset: Dataset = module.read(path, id_or_path, problems, options)
-        return dataset
+        return adjusted(dataset, options)
     except DamagedFile as error:
         raise DataError(error.what, error.fix or _again(id_or_path)) from error
     except DataError as error:
@@ -107,6 +110,16 @@ def _again(dataset_id: str) -> str | None:
     if family == "scripted":
         return f"flowft data generate {dataset_id} --force"
     return f"flowft data download {dataset_id}" if family in ("robomimic", "d4rl", "ogbench", "minari") else None
+
+
+def adjusted(dataset: Dataset, options: Options) -> Dataset:
+    """What the options say against the file: the simulator's version, other signs, scales and orders."""
+    from flowft.data.change import changed  # imported here, as it is seldom needed
+
+    if options.env_version is not None and dataset.env is not None:
+        env = replace(dataset.env, versions={**dataset.env.versions, dataset.env.family: options.env_version})
+        dataset = replace(dataset, env=env, notes=(*dataset.notes, f"taken as made with {env.family} {options.env_version}"))
+    return changed(dataset, options.change or ())
 
 
 def unchanged(dataset: Dataset, before: str, then: Mapping[str, Any]) -> bool:
