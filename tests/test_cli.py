@@ -24,6 +24,7 @@ TINY: dict[str, Any] = {
     "env": "Hopper-v5",
     "device": "cpu",
     "max_steps": 40,
+    "data": {"match": "off"},  # tests/test_match.py is about that
     "policy": {"network": "mlp", "net": {"hidden": [32]}, "horizon": 3},
     "critic": {"hidden": [32]},
     "eval": {"episodes": 2, "every": 60},

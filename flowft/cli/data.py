@@ -86,7 +86,7 @@ def check(id_or_path: str, assignments: tuple[str, ...], env: str | None) -> Non
         click.get_current_context().exit(1)
     for note in dataset.notes:
         click.echo(f"note: {note}", err=True)
-    _compare(dataset, env)
+    _compare(dataset, env, options)
     click.echo(f"no problems: {len(dataset.episodes)} episodes, {dataset.steps} steps")
     click.echo(f"next: {fixes.command('flowft pretrain --dataset', id_or_path, fixes.given(options))}", err=True)
 
@@ -114,12 +114,12 @@ def _options(assignments: tuple[str, ...], base: dict[str, Any] | None = None) -
     return recipe.build(Options, {**(base or {}), **recipe.section(tree, "data")}, "data")
 
 
-def _compare(dataset: Dataset, env: str | None) -> None:
+def _compare(dataset: Dataset, env: str | None, options: Options) -> None:
     """Say whether the data belong to the environment (seconds); exit 1 when they do not. Not where it is not installed."""
     from flowft.train.match import match
 
     found = match.environment(dataset, env)
-    if found is None:
+    if found is None or options.match == "off":
         return
     try:
         findings = match.compare(dataset, found)
@@ -128,11 +128,11 @@ def _compare(dataset: Dataset, env: str | None) -> None:
             raise
         click.echo(f"note: not compared with {found.id}, which cannot be built here: {error.what}", err=True)
         return
-    errors = [finding for finding in findings if finding.severity == "error"]
+    errors = [finding for finding in findings if finding.severity == "error" and options.match != "warn"]
     for finding in findings:
         click.echo(finding.what if finding in errors else f"note: {finding.what}", err=finding not in errors)
         if finding.fix:
-            click.echo(f"  fix: {finding.fix}")
+            click.echo(f"  fix: {fixes.completed(finding.fix, dataset.id, options)}", err=finding not in errors)
     if errors:
         click.echo(f"{len(errors)} difference{'s' * (len(errors) != 1)} to {found.id}", err=True)
         click.get_current_context().exit(1)

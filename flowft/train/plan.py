@@ -6,7 +6,8 @@ written. A stage (pretrain.py, finetune.py, scratch.py) then does what its plan 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -114,11 +115,13 @@ def pretraining(tree: Mapping[str, Any], name: str | None = None, layers: Sequen
     settings = settings.with_dataset(dataset)
     env = simulator.environment(settings, dataset)
     vector, why = simulator.for_cloning(settings, dataset, env) if env is not None and section.loop.evaluate else (None, None)
-    algo = _learner(settings, section.algo, dataset, where)
+    with _closing(vector):
+        told = simulator.compared(settings, dataset, env, name) if env is not None and vector is not None else []
+        algo = _learner(settings, section.algo, dataset, where)
     return _allowed(
         Plan(
             "pretrain", name, settings, section.loop, algo, where, dataset, env, vector,
-            (*_below(settings), *layers), notes=(*dataset.notes, *([why] if why else [])),
+            (*_below(settings), *layers), notes=(*dataset.notes, *([why] if why else []), *told),
         )
     )  # fmt: skip
 
@@ -147,19 +150,17 @@ def finetuning(ckpt: Path | str, tree: Mapping[str, Any], name: str | None = Non
     seen.require_fit(Description.of_dataset(dataset), f"flowft data info {names.quoted(dataset.id)}")
     spec = dataset.spec if seen.spec.unnamed else seen.spec  # a converted policy knows sizes only
     vector = simulator.built(env, section.loop.envs, Description("policy", str(path), spec, rate=seen.rate), _that_env(start))
-    try:
+    with _closing(vector):
+        told = simulator.compared(settings, dataset, env, name)
         algo = _continued(settings, section.algo, start, where)
         algo.policy.spec = spec
         checks.require_moments(algo, start, section.loop)
         takes = _take_over(algo, start, section.loop)
-    except BaseException:
-        vector.close()
-        raise
     return _allowed(
         Plan(
             "finetune", name, settings, section.loop, algo, where, dataset, env, vector,
             (*_below(settings), Layer("checkpoint", before, whole=True), *layers), start, takes,
-            mixture=section.mixture or mixture.Config(), notes=tuple(_remarks(start, settings, section.loop, algo, takes)),
+            mixture=section.mixture or mixture.Config(), notes=(*_remarks(start, settings, section.loop, algo, takes), *told),
         )
     )  # fmt: skip
 
@@ -181,19 +182,27 @@ def from_scratch(tree: Mapping[str, Any], name: str | None = None, layers: Seque
     assert env is not None  # `settings.env` names it
     name = names.usable(name or names.of_environment(env.id))
     vector = Vector(env, section.loop.envs)
-    try:
+    with _closing(vector):
         torch.manual_seed(settings.seed)  # of the initial weights
         policy = policies.build(algorithm.policy_kind, vector.spec, settings.networks).to(where)
         algo = algorithm(policy, settings.critic, section.algo, settings.seed)
-    except BaseException:
-        vector.close()
-        raise
     return _allowed(
         Plan("train", name, settings, section.loop, algo, where, None, env, vector, (*_below(settings), *below, *layers))
     )  # fmt: skip
 
 
 # Pieces -----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _closing(simulators: Vector | None) -> Iterator[None]:
+    """Simulators end with what fails after they were built."""
+    try:
+        yield
+    except BaseException:
+        if simulators is not None:
+            simulators.close()
+        raise
 
 
 def _place(settings: Settings) -> torch.device:
@@ -250,16 +259,13 @@ def _that_env(start: Start) -> str:
 
 def _allowed(plan: Plan[L]) -> Plan[L]:
     """The plan, unless its folder holds another run, is in use, or cannot be written."""
-    try:
+    with _closing(plan.simulators):
         runlog.require_room(plan.name, plan.out)
         runlog.require_unlocked(plan.name)
         runlog.require_same_run(plan.name, plan.stage, plan.kept, plan.loop.FREE, recipe.to_tree(Settings()))
         saved = runlog.state(plan.name)
         if saved is not None and isinstance(plan.loop, loops.Pretrain):
             _require_order(plan, saved, plan.loop)
-    except BaseException:
-        plan.close()
-        raise
     return replace(plan, saved_step=int(saved["step"])) if saved is not None else plan
 
 

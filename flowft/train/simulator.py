@@ -9,6 +9,8 @@ from flowft.data.spec import Dataset, EnvSpec
 from flowft.envs import base
 from flowft.envs.vector import Vector
 from flowft.errors import EnvError, FlowftError
+from flowft.train import runlog
+from flowft.train.match import match
 from flowft.train.settings import Settings
 
 
@@ -45,6 +47,14 @@ def built(env: EnvSpec, count: int, policy: Description, fix: str) -> Vector:
         vector.close()
         raise
     return vector
+
+
+def compared(settings: Settings, dataset: Dataset, env: EnvSpec, name: str) -> list[str]:
+    """What the user should know of data and environment; DataError where they do not belong together (`data.match`).
+
+    Not again where the run has begun: it was compared then.
+    """
+    return [] if (runlog.folder(name) / "state.pt").exists() else match.require_match(dataset, env, settings.data)
 
 
 def for_cloning(settings: Settings, dataset: Dataset, env: EnvSpec) -> tuple[Vector | None, str | None]:
