@@ -1,7 +1,6 @@
 """Simulator states as files store them beside the observations, read for the few episodes that are looked at.
 
-robomimic and robosuite files hold `data/demo_<i>/states` (time, joint positions, joint velocities) and the episode's model;
-D4RL's hold `infos/qpos` and `infos/qvel` for every row.
+robomimic and robosuite files hold `data/demo_<i>/states` (time, joint positions, joint velocities); D4RL's hold `infos/qpos` and `infos/qvel` for every row.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowft.data.columns import flat, segments
-from flowft.data.files import is_hdf5, open_hdf5, text
+from flowft.data.files import is_hdf5, open_hdf5
 from flowft.data.spec import Dataset, Episode
 
 
@@ -26,7 +25,6 @@ class Stored:
 
     episode: Episode
     states: npt.NDArray[np.float64]  # (T, S)
-    model_xml: str | None = None  # the episode's own model (object sizes differ from episode to episode)
 
 
 def stored(dataset: Dataset, episodes: Sequence[Episode]) -> Iterator[Stored]:
@@ -47,8 +45,7 @@ def _demos(file: h5py.File, episodes: Sequence[Episode]) -> Iterator[Stored]:
         demo = file.get(name)
         states = demo.get("states") if isinstance(demo, h5py.Group) else None
         if isinstance(states, h5py.Dataset) and states.ndim == 2 and states.dtype.kind == "f":
-            xml = text(demo.attrs["model_file"]) if "model_file" in demo.attrs else None
-            yield Stored(episode, states[()].astype(np.float64), xml)
+            yield Stored(episode, states[()].astype(np.float64))
 
 
 def _rows(file: h5py.File, episodes: Sequence[Episode]) -> Iterator[Stored]:

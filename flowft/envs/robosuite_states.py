@@ -25,11 +25,6 @@ class RobosuiteStates:
         self.period: float | None = 1.0 / float(simulator.raw.control_freq)
         self.names = tuple(pair for part in env.flow_spec.parts for pair in self._inside(*part))
 
-    def model(self, xml: str | None) -> None:
-        """The episode's own model; with None the present one stays."""
-        if xml is not None:
-            self._simulator.observations_at(np.asarray([self._simulator.state()]), xml)
-
     def observe(self, states: Numbers) -> Array:
         parts, _, _ = self._simulator.observations_at(states)
         return self._env.flow_spec.flatten(parts)

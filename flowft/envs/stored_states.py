@@ -1,6 +1,7 @@
 """Putting a simulator into a stored state and stepping it from there: what each family needs for that.
 
-A family offers it where its module has `stored_states(env) -> States | None`; the MuJoCo families share the one below.
+robosuite has a file of its own; Gymnasium's MuJoCo tasks share the class below. The model stays the environment's: sizes of
+objects that differ from episode to episode are not those of the file, which changes little before contact.
 """
 
 from __future__ import annotations
@@ -23,9 +24,6 @@ class States(Protocol):
     size: int  # values of a state
     period: float | None  # seconds between two states; None: a state holds no time
     names: tuple[tuple[str, int], ...]  # the observation's values under the simulator's own names, in order
-
-    def model(self, xml: str | None) -> None:
-        """Take the file's own model of an episode; None: stay with the present one."""
 
     def observe(self, states: Numbers) -> Array:
         """Flat observations (T, D) of states (T, S)."""
@@ -55,9 +53,6 @@ class Joints:
         env.reset(seed=0)
         self.size = int(inner.model.nq + inner.model.nv)
         self.names = env.flow_spec.parts
-
-    def model(self, xml: str | None) -> None:
-        """There is one model only."""
 
     def observe(self, states: Numbers) -> Array:
         rows = []
