@@ -259,7 +259,7 @@ def test_a_wrong_version_in_env_args_is_told_and_mended(lift_file: Path, stored:
     ran = CliRunner().invoke(cli, ["data", "check", str(path)])
     assert ran.exit_code == 1
     assert "gripper_to_cube_pos has the other sign" in ran.output and "said to be robosuite 1.4.1" in ran.output
-    version = re.search(r"fix: --set data\.env_version=(\S+)", ran.output)
+    version = re.search(r"fix: flowft data check .* --set data\.env_version=(\S+)", ran.output)
     assert version is not None
     right = source.load(str(path), replace(ALL, env_version=version[1]))
     assert match.require_match(right, right.env, Options()) == []

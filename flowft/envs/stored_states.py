@@ -40,7 +40,8 @@ def of(env: FlowEnv, spec: EnvSpec) -> States | None:
     if spec.family == "robosuite":
         return robosuite_states.RobosuiteStates(env)
     inner = env.unwrapped
-    return Joints(env, inner) if spec.family == "gymnasium" and hasattr(inner, "set_state") and hasattr(inner, "_get_obs") else None
+    ours = spec.family == "gymnasium" and type(inner).__module__.startswith("gymnasium.envs.mujoco")
+    return Joints(env, inner) if ours and hasattr(inner, "set_state") and hasattr(inner, "_get_obs") else None
 
 
 class Joints:
@@ -67,7 +68,7 @@ class Joints:
     def step(self, action: Numbers) -> tuple[Array, bool]:
         observation: Any
         observation, _, _, _, info = self._env.env.step(np.asarray(action))
-        return self._env.flow_spec.flatten(observation), bool(info["success"])
+        return self._env.flow_spec.flatten(observation), bool(info.get("success", False))
 
     def _set(self, state: Numbers) -> None:
         positions = self._inner.model.nq

@@ -29,6 +29,7 @@ from flowft.train.match.finding import LAST_RESORT, Finding, Unit, units
 TYPICAL = 0.25  # error of a step, as a share of its size, above which the actions are looked into
 SLIGHT = 0.02  # from which they are worth a note: another version of the simulator
 NORMALISED = 0.1  # how near to mean 0 and deviation 1 the whole data must be
+ENOUGH = 200  # steps; from fewer, ranges and models of what actions do fit another convention by chance
 
 
 def require_match(dataset: Dataset, env: EnvSpec | None, options: Options) -> list[str]:
@@ -132,6 +133,10 @@ def _of_steps(pairing: wording.Pairing, states: States, stored: list[Stored], ke
 
 
 def _without_states(pairing: wording.Pairing) -> list[Finding]:
+    dataset = pairing.dataset
+    if dataset.steps < ENOUGH:
+        few = f"{len(dataset.episodes)} demonstrations of {dataset.steps} steps are too few to be compared with {pairing.spec.id}"
+        return [Finding(few, None, "note")]
     if normalised := _normalised(pairing):
         return [normalised]
     firsts, begun = resets.first_observations(pairing.dataset), resets.reset_observations(pairing.env)

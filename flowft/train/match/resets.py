@@ -55,7 +55,7 @@ def compare(firsts: Numbers, resets: Numbers, units: Sequence[Unit]) -> list[Sta
         mine, theirs = unit.of(firsts), unit.of(resets)
         if shares[unit.name] < FAR or not _telling(unit, theirs):
             continue
-        convention = explain(unit, mine, lambda other, theirs=theirs: outside(other, theirs), NEAR)  # type: ignore[misc]
+        convention = explain(unit, mine, lambda other, theirs=theirs: misfit(other, theirs), NEAR)  # type: ignore[misc]
         convention = convention or _elsewhere(unit, mine, resets, units)
         if convention is not None:
             found.append(Start(unit, convention))
@@ -80,6 +80,12 @@ def outside(mine: Numbers, theirs: Numbers) -> float:
     low, high = theirs.min(0), theirs.max(0)
     margin = 0.5 * (high - low) + 0.02 * np.abs(theirs).max() + 1e-6
     return float(((mine < low - margin) | (mine > high + margin)).mean())
+
+
+def misfit(mine: Numbers, theirs: Numbers) -> float:
+    """`outside`, but 1 where the values are of another size: what is scaled down to nothing lies within every range around 0."""
+    sizes = [float(np.median(np.linalg.norm(values, axis=-1))) for values in (mine, theirs)]
+    return outside(mine, theirs) if 0.5 * sizes[1] <= sizes[0] <= 2 * sizes[1] + 1e-9 else 1.0
 
 
 def _telling(unit: Unit, theirs: Numbers) -> bool:
