@@ -391,3 +391,14 @@ def test_a_download_brings_all_but_the_videos_or_nothing(tmp_path: Path) -> None
     assert "3 episodes, 15 steps" in flowft_data("check", "lerobot/me/cubes").stdout
     nobody = flowft_data("download", "lerobot/me/others", HF_ENDPOINT="http://127.0.0.1:1")
     assert nobody.returncode == 1 and "there is no network" in nobody.stderr and "Traceback" not in nobody.stderr
+
+
+def test_a_success_may_be_any_feature(tmp_path: Path) -> None:
+    def grasped(episode: int, steps: int) -> Any:
+        return np.arange(steps) >= steps - 1 + episode  # only the first episode's last step
+
+    folder = write(tmp_path / "arm", outcome=False, more={"next.grasped": grasped})
+    dataset = source.load(str(folder), source.Options(success="next.grasped"))
+    assert [(e.terminated, e.success) for e in dataset.episodes] == [(True, True), (False, False), (False, False)]
+    with pytest.raises(DataError, match="data.success is 'grasped', which is not there"):
+        source.load(str(folder), source.Options(success="grasped"))

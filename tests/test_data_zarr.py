@@ -103,6 +103,14 @@ def test_rewards_where_they_are(tmp_path: Path) -> None:
     assert [(e.terminated, e.success) for e in dataset.episodes] == [(True, True), (False, False), (True, True)]
 
 
+def test_a_success_may_be_any_array(tmp_path: Path) -> None:
+    path = pusht(tmp_path / "a.zarr", covered=np.isin(np.arange(17), (5, 16)).astype(np.float32))
+    dataset = source.load(str(path), source.Options(success="covered"))
+    assert [(e.terminated, e.success, e.rewards.sum()) for e in dataset.episodes] == [(True, True, 1), (False, False, 0), (True, True, 1)]
+    with pytest.raises(DataError, match="data.success is 'coverd', which is not there .did you mean 'covered'"):
+        source.load(str(path), source.Options(success="coverd"))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"ends": None}, "meta/episode_ends: missing"), ({"ends": (6, 4, 17)}, "goes back at episode 1"),

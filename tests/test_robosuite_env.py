@@ -21,7 +21,7 @@ from flowft.errors import EnvError
 
 pytest.importorskip("robosuite")
 from flowft.envs import robosuite as family  # noqa: E402  (after the skip)
-from flowft.envs import robosuite_versions  # noqa: E402
+from flowft.envs import robosuite_controllers, robosuite_versions  # noqa: E402
 
 PARTS = (("robot0_eef_pos", 3), ("robot0_eef_quat", 4), ("robot0_gripper_qpos", 2))
 OLD_CONTROLLER = {  # as robomimic's v1.4.1 files have it
@@ -168,3 +168,31 @@ def test_rendering_without_mujoco_gl_is_an_error_and_no_abort(lift: base.FlowEnv
         lift.render()
     with pytest.raises(EnvError, match="MUJOCO_GL"):
         base.make(EnvSpec("robosuite", "Lift", {"render": True}))
+
+
+def test_absolute_targets_are_commanded_within_the_datas_own_bounds(tmp_path: Path) -> None:
+    """Positions in metres and rotations in radians: ±1 is the range of neither."""
+    from flowft.data import source
+
+    generator = np.random.default_rng(0)
+    kwargs = robosuite_controllers.default_kwargs()
+    kwargs["controller_configs"]["body_parts"]["right"]["input_type"] = "absolute"
+    with h5py.File(tmp_path / "abs.hdf5", "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_version": "1.5.1", "type": 1, "env_kwargs": kwargs})
+        for i in range(3):
+            low, high = [-0.15, -0.2, 0.85, 2.8, -1.2, -0.5, -1], [0.1, 0.2, 1.1, 3.1, 1.2, 0.5, 1]
+            demo, sizes = data.create_group(f"demo_{i}"), {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
+            demo["actions"], demo["rewards"] = generator.uniform(low, high, (9, 7)), np.arange(9) == 8
+            for part, size in sizes.items():
+                demo[f"obs/{part}"] = generator.normal(size=(9, size))
+    dataset = source.load(str(tmp_path / "abs.hdf5"), source.Options(action_bounds="data"))
+    assert dataset.env is not None
+    env = base.make(dataset.env)
+    assert dataset.spec.differences(env.flow_spec) == []
+    env.reset(seed=0)
+    target = np.array([0.05, 0.1, 1.0, 3.0, 0.0, 0.0, -1.0])
+    for _ in range(25):
+        observation = env.step(dataset.spec.to_unit(target))[0]
+    assert np.abs(observation[:3] - target[:3]).max() < 0.02, "the hand goes where it was told"
+    env.close()

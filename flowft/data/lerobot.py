@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from flowft.data import inferred_bounds, lerobot_folder, lerobot_rows, source
+from flowft.data import inferred_bounds, lerobot_folder, lerobot_rows, source, success
 from flowft.data.check import Inspector, Numbers, skip
 from flowft.data.export import OURS, Facts
 from flowft.data.lerobot_folder import Folder, root_of
@@ -93,17 +93,21 @@ def _read(folder: Folder, dataset_id: str, problems: Problems, options: Options)
         raise DataError(f"{root}: LeRobot datasets have no masks, but data.demos is {options.demos!r}", "--set data.demos=all")
     action, parts = _action(folder), _parts(folder, options)
     further = [name for name in (REWARD, SUCCESS, DONE, TRUNCATED, TASK, *_interventions(folder)) if name in folder.features]
-    rows = lerobot_rows.read(folder, [action, *parts, *further])
+    key = success.Rule.parse(options.success).key if options.success is not None else None
+    marks = [name for name in folder.features if _is_vector(folder.features[name]) and name not in (action, *parts)]
+    chosen = [key] if key in marks else []
+    rows = lerobot_rows.read(folder, list(dict.fromkeys([action, *parts, *further, *chosen])))
     lerobot_rows.compare(folder, rows)
     low, high, said = inferred_bounds.find(_wide(rows.columns[action]))
     inspector = Inspector(str(root), problems, replace(options, task=None), low, high)
+    inspector.marks = marks
     for fault in rows.faults:
         inspector.report(fault.where, fault.what, None if fault.episode is None else skip(f"episode_{fault.episode}"))
     spans = {f"episode_{episode}": span for episode, span in rows.spans().items()}
     if options.task is not None:
         spans = _of_task(folder, rows, spans, options.task)
     for name in inspector.wanted(list(spans)):
-        _keep(inspector, rows, name, spans[name], action, parts)
+        _keep(inspector, rows, name, spans[name], action, parts, chosen)
     inspector.notes += [*folder.notes, *_notes(folder, rows, options, parts), *([said] if options.action_bounds is None else [])]
     layout = f"{FORMAT} {folder.version}"
     return replace(inspector.dataset(dataset_id, NAME, layout, _identity(folder, rows), None, parts), rate=folder.rate)
@@ -179,7 +183,9 @@ def _of_task(folder: Folder, rows: Rows, spans: dict[str, tuple[int, int]], want
     return whole
 
 
-def _keep(inspector: Inspector, rows: Rows, name: str, span: tuple[int, int], action: str, parts: Sequence[str]) -> None:
+def _keep(
+    inspector: Inspector, rows: Rows, name: str, span: tuple[int, int], action: str, parts: Sequence[str], marks: Sequence[str]
+) -> None:
     """Hand one episode to the inspector.
 
     It is terminal where its last step is a success: next.done alone may be a time limit, unless next.truncated tells them apart.
@@ -192,15 +198,16 @@ def _keep(inspector: Inspector, rows: Rows, name: str, span: tuple[int, int], ac
         rewards = np.zeros(stop - start, dtype=np.float32) if reached is None else reached.astype(np.float32)
     if reached is None and REWARD in rows.columns and np.isin(rewards, (0, 1)).all():
         reached = rewards == 1
-    terminated, success = (False, None) if reached is None else (bool(reached[-1:].any()), bool(reached.any()))
+    terminated, solved = (False, None) if reached is None else (bool(reached[-1:].any()), bool(reached.any()))
     done, cut = _flag(rows, DONE, start, stop), _flag(rows, TRUNCATED, start, stop)
     if done is not None and cut is not None:
         terminated = bool(done[-1] and not cut[-1])
     observations = {part: _wide(rows.columns[part][start:stop]) for part in parts}
-    episode = Episode(name, observations, _wide(rows.columns[action][start:stop]), rewards, terminated, success)
+    episode = Episode(name, observations, _wide(rows.columns[action][start:stop]), rewards, terminated, solved)
     file = rows.files[rows.file[start]]
     columns = {"actions": action, "rewards": REWARD}
-    inspector.accept(episode, lambda key: f"{file}:{columns.get(key, key)} (episode {name.rpartition('_')[2]})")
+    further = {mark: rows.columns[mark][start:stop] for mark in marks}
+    inspector.accept(episode, lambda key: f"{file}:{columns.get(key, key)} (episode {name.rpartition('_')[2]})", marks=further)
 
 
 def _flag(rows: Rows, name: str, start: int, stop: int) -> Numbers | None:

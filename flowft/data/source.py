@@ -23,7 +23,7 @@ from flowft import recipe, registry
 from flowft.data import fixes
 from flowft.data.identity import recorded, same_data, sha256
 from flowft.data.problems import Problem, Problems
-from flowft.data.spec import Dataset
+from flowft.data.spec import Dataset, EnvSpec, Spec
 from flowft.data.success import Rule
 from flowft.errors import DamagedFile, DataError, UsageError, did_you_mean
 
@@ -119,7 +119,17 @@ def adjusted(dataset: Dataset, options: Options) -> Dataset:
     if options.env_version is not None and dataset.env is not None:
         env = replace(dataset.env, versions={**dataset.env.versions, dataset.env.family: options.env_version})
         dataset = replace(dataset, env=env, notes=(*dataset.notes, f"taken as made with {env.family} {options.env_version}"))
+    if options.action_bounds is not None and dataset.env is not None:
+        dataset = replace(dataset, env=commanded(dataset.env, dataset.spec))
     return changed(dataset, options.change or ())
+
+
+def commanded(env: EnvSpec, spec: Spec) -> EnvSpec:
+    """The environment with the data's action bounds, where its actions are absolute targets: their range is not the environment's to say."""
+    asked = getattr(registry.get("envs", env.family), "takes_targets", None)
+    if asked is None or env.action_bounds or not asked(env):
+        return env
+    return replace(env, action_bounds=tuple(zip(spec.action_low, spec.action_high, strict=True)))
 
 
 def unchanged(dataset: Dataset, before: str, then: Mapping[str, Any]) -> bool:

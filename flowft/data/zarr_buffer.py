@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowft.data import inferred_bounds, source, zarr_store
+from flowft.data import inferred_bounds, source, success, zarr_store
 from flowft.data.check import Inspector, Numbers
 from flowft.data.source import Options, Problems
 from flowft.data.spec import Dataset, Episode
@@ -60,11 +60,15 @@ def read(path: Path, dataset_id: str, problems: Problems, options: Options) -> D
     if action is None:
         raise DataError(f"{path}:data/action: missing (there are: {', '.join(there) or 'none'})")
     parts, rewards_key = _parts(store, there, action, options), next((key for key in REWARDS if key in there), None)
-    read = {key: store.read(f"data/{key}") for key in dict.fromkeys([action, *parts, *([rewards_key] if rewards_key else [])])}
+    asked = success.Rule.parse(options.success).key if options.success is not None else None
+    marks = [key for key in there if key not in (action, *parts) and len(store.shape(f"data/{key}")) <= 2]
+    wanted = [action, *parts, *([rewards_key] if rewards_key else []), *([asked] if asked in marks else [])]
+    read = {key: store.read(f"data/{key}") for key in dict.fromkeys(wanted)}
     columns = {key: values for key, (values, _) in read.items()}
     stops = _stops(store, len(columns[action]))
     low, high, said = inferred_bounds.find(_flat(columns[action]))
     inspector = Inspector(str(path), problems, options, low, high)
+    inspector.marks = marks
     uneven = [key for key in columns if len(columns[key]) != len(columns[action])]
     for key in uneven:
         inspector.report(f"data/{key}", f"{len(columns[key])} rows, but data/{action} has {len(columns[action])}")
@@ -140,7 +144,8 @@ def _episodes(
         observations = {part: _flat(columns[part])[start:stop] for part in parts}
         ends_in_success = bool(solved and rewards[-1] == 1)
         episode = Episode(name, observations, _flat(columns[action])[start:stop], rewards, ends_in_success, solved)
-        inspector.accept(episode, lambda key: f"data/{keys.get(key, key)}", row=start)
+        marks = {key: values[start:stop] for key, values in columns.items() if key in inspector.marks}
+        inspector.accept(episode, lambda key: f"data/{keys.get(key, key)}", row=start, marks=marks)
 
 
 def _flat(values: Numbers) -> Numbers:

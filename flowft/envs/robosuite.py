@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flowft.data.spec import EnvSpec, Spec
-from flowft.envs import robosuite_osc, robosuite_versions
+from flowft.envs import robosuite_controllers, robosuite_osc, robosuite_versions
 from flowft.envs.base import Family
+from flowft.envs.robosuite_controllers import default_kwargs
 from flowft.envs.robosuite_versions import quiet
 from flowft.errors import EnvError, MissingExtra, did_you_mean
 
@@ -56,26 +57,14 @@ def known() -> list[str]:
     return sorted(_robosuite().ALL_ENVIRONMENTS)
 
 
+def takes_targets(env: EnvSpec) -> bool:
+    """Are the arms commanded by absolute targets, in metres and radians, and not by increments in ±1?"""
+    return robosuite_controllers.is_absolute(env)
+
+
 def versions() -> dict[str, str]:
     """Of the installed simulator, without importing it; empty when it is not installed."""
     return robosuite_versions.installed()
-
-
-def default_kwargs(robots: Sequence[str] = ("Panda",)) -> dict[str, Any]:
-    """robomimic-like `env_kwargs`: OSC_POSE position and rotation increments at 20 Hz, sparse reward, nothing rendered."""
-    arm = {
-        "type": "OSC_POSE", "input_max": 1, "input_min": -1,
-        "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5], "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
-        "kp": 150, "damping_ratio": 1, "impedance_mode": "fixed", "kp_limits": [0, 300], "damping_ratio_limits": [0, 10],
-        "position_limits": None, "orientation_limits": None, "uncouple_pos_ori": True, "input_type": "delta",
-        "input_ref_frame": "world", "interpolation": None, "ramp_ratio": 0.2, "gripper": {"type": "GRIP"},
-    }  # fmt: skip
-    return {
-        "robots": list(robots),
-        "controller_configs": {"type": "BASIC", "body_parts": {"right": arm}},
-        "control_freq": 20, "reward_shaping": False, "ignore_done": True, "use_object_obs": True,
-        "has_renderer": False, "has_offscreen_renderer": False, "use_camera_obs": False,
-    }  # fmt: skip
 
 
 class RobosuiteEnv(gymnasium.Env[Parts, npt.NDArray[np.float64]]):

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flowft.data.spec import EnvSpec
-from flowft.envs import robosuite
 
 AXES = ("x", "y", "z", "rotation about x", "rotation about y", "rotation about z")
+
+
+def default_kwargs(robots: Sequence[str] = ("Panda",)) -> dict[str, Any]:
+    """robomimic-like `env_kwargs`: OSC_POSE position and rotation increments at 20 Hz, sparse reward, nothing rendered."""
+    arm = {
+        "type": "OSC_POSE", "input_max": 1, "input_min": -1,
+        "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5], "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
+        "kp": 150, "damping_ratio": 1, "impedance_mode": "fixed", "kp_limits": [0, 300], "damping_ratio_limits": [0, 10],
+        "position_limits": None, "orientation_limits": None, "uncouple_pos_ori": True, "input_type": "delta",
+        "input_ref_frame": "world", "interpolation": None, "ramp_ratio": 0.2, "gripper": {"type": "GRIP"},
+    }  # fmt: skip
+    return {
+        "robots": list(robots),
+        "controller_configs": {"type": "BASIC", "body_parts": {"right": arm}},
+        "control_freq": 20, "reward_shaping": False, "ignore_done": True, "use_object_obs": True,
+        "has_renderer": False, "has_offscreen_renderer": False, "use_camera_obs": False,
+    }  # fmt: skip
 
 
 def is_absolute(env: EnvSpec) -> bool:
@@ -64,7 +80,7 @@ def _changed(env: EnvSpec, change: Callable[[dict[str, Any]], None]) -> str:
 
 
 def _configs(env: EnvSpec) -> Any:
-    return env.kwargs.get("controller_configs", robosuite.default_kwargs()["controller_configs"])
+    return env.kwargs.get("controller_configs", default_kwargs()["controller_configs"])
 
 
 def _arms(configs: Any) -> list[dict[str, Any]]:

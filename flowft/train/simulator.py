@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from flowft.data import source
 from flowft.data.description import Description
 from flowft.data.spec import Dataset, EnvSpec
 from flowft.envs import base
@@ -25,6 +26,8 @@ def environment(settings: Settings, dataset: Dataset | None, saved: EnvSpec | No
         found = replace(found, max_steps=settings.max_steps)
     if found is not None and settings.env_kwargs:
         found = replace(found, kwargs={**found.kwargs, **settings.env_kwargs})
+    if found is not None and dataset is not None and settings.data.action_bounds is not None:
+        found = source.commanded(found, dataset.spec)
     if found is not None and settings.environment is not None:
         found = settings.environment.applied(found)
     if found is not None and settings.data.observation and not found.observation:
