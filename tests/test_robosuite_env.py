@@ -182,7 +182,8 @@ def test_absolute_targets_are_commanded_within_the_datas_own_bounds(tmp_path: Pa
         data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_version": "1.5.1", "type": 1, "env_kwargs": kwargs})
         for i in range(3):
             low, high = [-0.15, -0.2, 0.85, 2.8, -1.2, -0.5, -1], [0.1, 0.2, 1.1, 3.1, 1.2, 0.5, 1]
-            demo, sizes = data.create_group(f"demo_{i}"), {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
+            demo = data.create_group(f"demo_{i}")
+            sizes = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
             demo["actions"], demo["rewards"] = generator.uniform(low, high, (9, 7)), np.arange(9) == 8
             for part, size in sizes.items():
                 demo[f"obs/{part}"] = generator.normal(size=(9, size))

@@ -1,7 +1,7 @@
 """Simulator states as files store them beside the observations, read for the few episodes that are looked at.
 
-robomimic and robosuite files hold `data/demo_<i>/states` (time, joint positions, joint velocities); D4RL's hold `infos/qpos` and
-`infos/qvel` for every row.
+robomimic and robosuite files hold `data/demo_<i>/states` (time, joint positions, joint velocities); D4RL's
+hold `infos/qpos` and `infos/qvel` for every row.
 """
 
 from __future__ import annotations

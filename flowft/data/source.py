@@ -125,7 +125,7 @@ def adjusted(dataset: Dataset, options: Options) -> Dataset:
 
 
 def commanded(env: EnvSpec, spec: Spec) -> EnvSpec:
-    """The environment with the data's action bounds, where its actions are absolute targets: their range is not the environment's to say."""
+    """The environment with the data's action bounds, where actions are absolute targets: their range is not its own to say."""
     asked = getattr(registry.get("envs", env.family), "takes_targets", None)
     if asked is None or env.action_bounds or not asked(env):
         return env
