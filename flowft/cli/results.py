@@ -11,7 +11,7 @@ import click
 @click.argument("pages", nargs=-1, type=click.Path(path_type=Path), metavar="[PAGE]...")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 where a page or a picture is not what its JSON says.")
 def results(pages: tuple[Path, ...], check: bool) -> None:
-    """Write the tables of Markdown pages from the JSON beside them.
+    """Write the tables of Markdown pages from the JSON beside them, or check that they agree.
 
     In the page, the lines between these two become the table; without #NAME, the file's only one:
 
@@ -33,5 +33,5 @@ def results(pages: tuple[Path, ...], check: bool) -> None:
     for page in found:
         count = f"{len(page.markers)} table{'s' * (len(page.markers) > 1)}"
         click.echo(f"{page.path}: {count}, " + ("agrees" if check else "written" if page.stale else "unchanged"))
-        for picture, _ in () if check else page.pictures:
-            click.echo(str(picture))
+    for picture in () if check else sorted({str(path) for page in found for path, _ in page.pictures}):
+        click.echo(f"{picture}: drawn")

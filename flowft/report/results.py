@@ -93,11 +93,15 @@ def write(found: Sequence[Page]) -> None:
     pictures = {path.resolve(): (path, content) for page in found for path, content in page.pictures}
     if pictures:
         plots.require_matplotlib("the picture of a summary")  # before anything is written
-    for path, content in pictures.values():
-        summary.draw(path, content)
-    for page in found:
-        if page.stale:
-            card.write(page.path.resolve(), page.wanted)  # a link stays a link
+    try:
+        for path, content in pictures.values():
+            summary.draw(path, content)
+        for page in found:
+            if page.stale:
+                card.write(page.path.resolve(), page.wanted)  # a link stays a link
+    except OSError as error:
+        folder = shlex.quote(str(Path(error.filename or ".").parent))
+        raise FlowftError(f"{error.filename} cannot be written: {error.strerror}", f"chmod u+w {folder}") from error
 
 
 def require_agreement(found: Sequence[Page]) -> None:
@@ -144,8 +148,13 @@ def load(path: Path) -> Any:
     def refuse(constant: str) -> Any:
         raise DataError(f"{path}: {constant} is no number that a table can show")
 
+    def whole(digits: str) -> Any:
+        return int(digits) if len(digits) <= 16 else refuse(digits[:16] + "…")
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=refuse)
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=refuse, parse_int=whole)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", f"chmod u+r {_quoted(path)}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         where = f"python -m json.tool {_quoted(path)}"
         raise DataError(f"{path} is not JSON: {error}", f"mend it there; this shows the place: {where}") from error
@@ -178,7 +187,7 @@ def _read(path: Path) -> str:
     """With its line endings as they are."""
     try:
         return path.read_bytes().decode("utf-8")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except OSError as error:
         there = [str(page.relative_to(path.parent)) for page in path.parent.glob("*.md")] if path.parent.is_dir() else []
         raise UsageError(f"no page {str(path)!r}{did_you_mean(path.name, there) if there else ''}", "flowft results README.md") from error
     except UnicodeDecodeError as error:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VIEWS = ("", "short")  # short: no lowest evaluation, no command
-STYLE = 1  # of the picture; another number draws it anew
+STYLE = 2  # of the picture; another number draws it anew
 CLONE, TUNED, RIVAL = "#8a8f94", "#0b6e99", "#d1495b"
 NEEDED = {"task": str, "table": str, "steps": list}
 ALLOWED = (*NEEDED, "page", "command", "row", "own")
@@ -117,7 +117,11 @@ def draw(path: Path, summary: Summary) -> None:
     for axes, task in zip(grid.flat, summary.tasks, strict=True):
         _panel(axes, task)
     grid.flat[0].set_ylabel("success rate (%)", fontsize=9)
-    figure.suptitle("mean over seeds with its 95 % interval; small dots: each seed", fontsize=9, color="#5b6770")
+    figure.suptitle(
+        "grey: the clone; blue: fine-tuned; red: the best rival. Mean over seeds with its 95 % interval, small dots: each seed",
+        fontsize=9,
+        color="#5b6770",
+    )
     plots.save(figure, path, {"Title": _digest(summary)})
 
 
@@ -136,7 +140,7 @@ def _panel(axes: Axes, task: Task) -> None:
         rate, low, high = 100 * level.rate, 100 * level.low, 100 * level.high
         axes.plot([x, x], [low, high], color=colour, linewidth=6, alpha=0.22, solid_capstyle="butt", zorder=1)
         seeds = [100 * each["successes"] / each["episodes"] for run in row.runs for each in run.evaluations if each["step"] == step]
-        axes.plot([x] * len(seeds), seeds, "o", color=colour, markersize=2.5, alpha=0.7, zorder=2)
+        axes.plot([x - 0.2] * len(seeds), seeds, "o", color=colour, markersize=2.5, alpha=0.7, zorder=2)
         axes.plot([x], [rate], "o", color=colour, markersize=8, zorder=3)
         axes.annotate(f"{rate:.0f}", (x, rate), (8, 0), textcoords="offset points", va="center", fontsize=9, color=colour)
     axes.set_xticks(range(len(shown)), [label for label, *_ in shown], fontsize=7.5)
@@ -165,6 +169,8 @@ def _task(task: Any, source: Path, load: Callable[[Path], Any]) -> Task:
     for key, kind in NEEDED.items():
         if not isinstance(task.get(key), kind) or not task[key]:
             raise DataError(f"task {task.get('task')!r}: {key} is {task.get(key)!r}", '"steps": [4000, 10000]' if key == "steps" else None)
+    if not isinstance(task.get("own", []), list) or not all(isinstance(name, str) for name in task.get("own", [])):
+        raise DataError(f"task {task['task']!r}: own is {task['own']!r}", '"own": ["sac_flow-mlp"]')
     rows = _rows(str(task["table"]), source, load)
     labels = [row.label for row in rows]
     label = str(task.get("row", labels[0]))

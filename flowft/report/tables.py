@@ -121,7 +121,10 @@ def _single(column: Mapping[str, Any], kind: str, name: str, row: Mapping[str, A
     if kind == "rate":
         return rate(*pair(value, None))
     if kind == "lowest":
-        return _lowest(counts(row, name), int(column.get("after", 0)), bool(column.get("start")))
+        after = column.get("after", 0)
+        if type(after) is not int:
+            raise DataError(f"column {column.get('title')!r}: after {after!r} is no number of steps")
+        return _lowest(counts(row, name), after, bool(column.get("start")))
     steps = _steps(column, str(column.get("title")))
     own = _mean(row, name, steps)
     if kind == "mean":
@@ -151,7 +154,7 @@ def counts(row: Mapping[str, Any], name: str = "counts") -> dict[int, tuple[int,
     """step -> (successes, episodes) of a row, in the order of the steps."""
     found = {}
     for step, value in _mapping(row.get(name) or {}, name).items():
-        if not step.isdigit():
+        if not (step.isascii() and step.isdigit()):
             raise DataError(f"{name}: {step!r} is not a number of steps")
         found[int(step)] = pair(value, row.get("episodes"))
     return dict(sorted(found.items()))
