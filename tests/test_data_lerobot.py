@@ -397,7 +397,7 @@ def test_a_success_may_be_any_feature(tmp_path: Path) -> None:
     def grasped(episode: int, steps: int) -> Any:
         return np.arange(steps) >= steps - 1 + episode  # only the first episode's last step
 
-    folder = lerobot_folders.write(tmp_path / "arm", outcome=False, more={"next.grasped": grasped})
+    folder = folders.write(tmp_path / "arm", outcome=False, more={"next.grasped": grasped})
     dataset = source.load(str(folder), source.Options(success="next.grasped"))
     assert [(e.terminated, e.success) for e in dataset.episodes] == [(True, True), (False, False), (False, False)]
     with pytest.raises(DataError, match="data.success is 'grasped', which is not there"):

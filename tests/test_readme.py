@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 SMALL = {
     "flowft pretrain": "--set pretrain.updates=10 --set pretrain.batch_size=16 --set eval.episodes=1 --set max_steps=30 --device cpu",
@@ -70,10 +72,40 @@ def test_every_block_runs(tmp_path: Path) -> None:
         assert re.search(r"\(\d+, 7\) \(2, \d+, 7\)", shown)
 
 
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "recipes").rglob("*.md"))], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_link_and_picture_of_every_page_exists(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    assert links
+    for link in links:
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), link
+        assert not anchor or anchor in headings(there), link
+
+
+def test_every_page_and_picture_of_the_recipes_can_be_reached() -> None:
+    reached, todo = set(), [ROOT / "README.md"]
+    while todo:
+        page = todo.pop()
+        found = {(page.parent / name).resolve() for name in re.findall(r"\]\(([^)#:\s]+)\)", page.read_text())} - reached
+        reached |= found
+        todo += [path for path in found if path.suffix == ".md"]
+    there = {path.resolve() for path in (ROOT / "recipes").rglob("*") if path.suffix in (".md", ".png")}
+    assert there <= reached, there - reached
+
+
 def test_every_file_the_readme_names_exists() -> None:
     text = (ROOT / "README.md").read_text()
-    for name in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / name).exists(), name
     plain = re.sub(r"^```\w+\n.*?^```$", "", text, flags=re.M | re.S)  # without the blocks that name a language
     tree = next(block for block in re.findall(r"^```\n(.*?)^```$", plain, re.M | re.S) if "flowft/cli/" in block)
     for line in tree.splitlines():

@@ -37,7 +37,7 @@ class Config(actor_critic.WithoutTarget):
     adam_beta1: float = 0.5  # of both; without a target network the targets move, and long momentum points to where they were
     renorm_momentum: float = 0.99  # share of themselves that the running statistics keep per batch
     renorm_warmup: int = 100_000  # updates with plain batch statistics before the running ones correct them
-    alpha: float = 0.01  # initial temperature; recipes/README.md has what ten times as much costs
+    alpha: float = 0.01  # initial temperature; recipes/scratch/halfcheetah.md has what ten times as much costs
     alpha_learning_rate: float = 3e-4  # Adam's; 0: α stays as it is
     target_sigma: float | None = None  # target entropy, stated as the noise σ that has it; None: the published one of the policy's kind
     target_entropy: float | None = None  # the same as a number (nats, the squash counted); wins over target_sigma

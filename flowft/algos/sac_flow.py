@@ -35,7 +35,7 @@ class Config(actor_critic.Config):
     radius: float | None = 0.05  # how far (RMS per action value) the actor may be from its anchor; None: no trust region
     anchor_rate: float = 0.002  # the anchor follows the actor by this share per actor update
     act_with: Literal["actor", "average"] = "average"  # who acts and is evaluated: the actor, or its moving average, the anchor
-    least_strength: float = 0.0  # λ never falls below this; 0 lets it vanish while the actor moves little (see recipes/README.md)
+    least_strength: float = 0.0  # λ never falls below this; 0 lets it vanish while the actor moves little (see recipes/scripted/can.md)
     pessimism: Pessimism = "min"  # how the ensemble becomes one value
     max_grad_norm: float | None = None  # longer gradients of actor and critic are scaled down to this norm; None: never
     alpha: float = 0.0  # initial temperature; 0: no entropy term (a fixed σ gives it almost nothing to act on)
@@ -62,7 +62,7 @@ class SACFlow(SoftActorCritic, ThroughRollout):
 
     config_type = Config
     policy_kind = "flow"
-    # The smaller of two is no brake where Q is optimistic: with 2 members PickPlaceCan falls, with 6 it rises (recipes/README.md).
+    # The smaller of two is no brake where Q is optimistic: with 2 members PickPlaceCan falls, with 6 it rises (recipes/scripted/can.md).
     defaults = {"critic": {"ensemble": 6}}
     policy: FlowPolicy
     config: Config

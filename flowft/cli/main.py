@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("flowft.cli.convert:convert", "Make a checkpoint from the parameters of a policy trained elsewhere."),
     "plot": ("flowft.cli.plot:plot", "Draw success, return or gradients against online steps, from one run or many."),
     "compare": ("flowft.cli.compare:compare", "Run several algorithms on one dataset with the same seeds; write one table and one plot."),
+    "results": ("flowft.cli.results:results", "Write the tables of Markdown pages from the JSON beside them, or check that they agree."),
     "doctor": ("flowft.cli.doctor:doctor", "Show versions, devices, simulators, rendering and folders."),
 }
 

@@ -31,7 +31,7 @@ class Config:
     horizon: int = 5  # h: actions per chunk, executed open loop
     steps: int = 4  # K: flow steps
     candidates: int = 32  # N: chunks among which a best_of_n policy chooses; no other kind uses it
-    squash: Literal["clip", "tanh"] = "clip"  # recipes/README.md has the table that chose it
+    squash: Literal["clip", "tanh"] = "clip"  # recipes/scripted/lift-squash.md has the table that chose it
     atanh_limit: float = 0.98  # tanh only: |a| of cloning targets is clipped here
     squash_epsilon: float = 0.0  # tanh only: log-density with log(1 − tanh²x + this), so that it stays bounded; published: 1e-6
     observation_clip: float | None = 10.0  # normalised observations are clipped to ± this; None: not

@@ -165,13 +165,13 @@ def new_figure(out: Path, size: tuple[float, float]) -> Figure:
     return Figure(figsize=size, layout="constrained")  # no pyplot: no global state, no screen
 
 
-def save(figure: Figure, out: Path) -> None:
-    """Write the picture whole or not at all."""
+def save(figure: Figure, out: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the picture whole or not at all, with what it says about itself beside Matplotlib's own."""
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.stem}.", suffix=out.suffix)
     os.close(handle)
     try:
-        figure.savefig(temporary, dpi=160)
+        figure.savefig(temporary, dpi=160, metadata=None if metadata is None else dict(metadata))
         os.chmod(temporary, 0o644)
         os.replace(temporary, out)
     finally:

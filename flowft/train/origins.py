@@ -19,7 +19,7 @@ SCRATCH: recipe.Tree = {
 }
 SCRATCH_NETS: dict[str, recipe.Tree] = {
     "flow_g": {"hidden": [256, 256], "activation": "silu", "gate_hidden": 128},
-    "flow_t": {"width": 64, "norm": "pre"},  # ahead of post-norm on both seeds (recipes/README.md)
+    "flow_t": {"width": 64, "norm": "pre"},  # ahead of post-norm on both seeds (recipes/scratch/halfcheetah.md)
     "mlp": {"hidden": [256, 256], "activation": "silu"},
 }
 
