@@ -100,18 +100,18 @@ def test_an_old_run_goes_on_and_one_on_other_data_does_not(cloned: Path, capsys:
 
 def test_an_old_checkpoint_knows_its_data(cloned: Path, tmp_path: Path) -> None:
     from flowft.errors import DataError
-    from flowft.train.finetune import same_dataset
+    from flowft.train.checks import Start, same_dataset
     from flowft.train.settings import Settings
 
     content = torch.load(tmp_path / "checkpoints/old.pt", weights_only=True)
     settings = Settings.read(content["recipe"])
-    assert same_dataset(content, settings, Path("old.pt")).steps == 9
+    assert same_dataset(Start(Path("old.pt"), content), settings).steps == 9
     content["dataset"]["hash"] = source.load(str(cloned)).hash  # a new one, and fine-tuning on a part of the data
-    assert same_dataset(content, Settings.read(content["recipe"] | {"data": {"limit": 1}}), Path("old.pt")).steps == 5
+    assert same_dataset(Start(Path("old.pt"), content), Settings.read(content["recipe"] | {"data": {"limit": 1}})).steps == 5
     with h5py.File(cloned, "a") as file:
         file["data/demo_1/actions"][2, 0] *= 0.5
     with pytest.raises(DataError, match="has changed since"):
-        same_dataset(content, settings, Path("old.pt"))
+        same_dataset(Start(Path("old.pt"), content), settings)
 
 
 def test_options_that_are_new_change_no_recipe(demos: Path) -> None:

@@ -181,7 +181,7 @@ def test_absolute_targets_are_commanded_within_the_datas_own_bounds(tmp_path: Pa
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_version": "1.5.1", "type": 1, "env_kwargs": kwargs})
         for i in range(3):
-            low, high = [-0.15, -0.2, 0.85, 2.8, -1.2, -0.5, -1], [0.1, 0.2, 1.1, 3.1, 1.2, 0.5, 1]
+            low, high = [-0.15, -0.2, 0.85, 2.8, -1.2, -0.5, -1], [0.1, 0.2, 1.1, 3.3, 1.2, 0.5, 1]
             demo = data.create_group(f"demo_{i}")
             sizes = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
             demo["actions"], demo["rewards"] = generator.uniform(low, high, (9, 7)), np.arange(9) == 8
@@ -192,8 +192,8 @@ def test_absolute_targets_are_commanded_within_the_datas_own_bounds(tmp_path: Pa
     env = base.make(dataset.env)
     assert dataset.spec.differences(env.flow_spec) == []
     env.reset(seed=0)
-    target = np.array([0.05, 0.1, 1.0, 3.0, 0.0, 0.0, -1.0])
-    for _ in range(25):
+    target = np.array([0.0, 0.1, 0.97, np.pi, 0.0, 0.0, -1.0])
+    for _ in range(60):
         observation = env.step(dataset.spec.to_unit(target))[0]
-    assert np.abs(observation[:3] - target[:3]).max() < 0.02, "the hand goes where it was told"
+    assert np.abs(observation[:3] - target[:3]).max() < 0.04, "the hand goes where it was told"
     env.close()

@@ -21,7 +21,7 @@ from flowft.algos.base import Algorithm
 from flowft.data import mixture, source
 from flowft.data.description import Description
 from flowft.data.replay import observation_statistics
-from flowft.data.spec import Dataset, EnvSpec
+from flowft.data.spec import Dataset, EnvSpec, Spec
 from flowft.envs.vector import Vector
 from flowft.errors import EnvError, UsageError
 from flowft.policies import policy as policies
@@ -152,8 +152,7 @@ def finetuning(ckpt: Path | str, tree: Mapping[str, Any], name: str | None = Non
     vector = simulator.built(env, section.loop.envs, Description("policy", str(path), spec, rate=seen.rate), _that_env(start))
     with _closing(vector):
         told = simulator.compared(settings, dataset, env, name)
-        algo = _continued(settings, section.algo, start, where)
-        algo.policy.spec = spec
+        algo = _continued(settings, section.algo, start, spec, where)
         checks.require_moments(algo, start, section.loop)
         takes = _take_over(algo, start, section.loop)
     return _allowed(
@@ -224,12 +223,14 @@ def _learner(settings: Settings, config: algos.Config, dataset: Dataset, where: 
     return algorithm(policy, settings.critic, config, settings.seed)
 
 
-def _continued(settings: Settings, config: algos.Config, start: Start, where: torch.device) -> Algorithm:
-    """One around the checkpoint's policy."""
+def _continued(settings: Settings, config: algos.Config, start: Start, spec: Spec, where: torch.device) -> Algorithm:
+    """One around the checkpoint's policy, which sees and does what `spec` says."""
     algorithm = algos.named(settings.algo)
     torch.manual_seed(settings.seed)  # of a critic that starts anew
     as_trained = {**start.content, "recipe": recipe.to_tree(settings), "policy_kind": algorithm.policy_kind}
-    return algorithm(policies.from_checkpoint(as_trained).to(where), settings.critic, config, settings.seed)
+    policy = policies.from_checkpoint(as_trained).to(where)
+    policy.spec = spec
+    return algorithm(policy, settings.critic, config, settings.seed)
 
 
 def _take_over(algo: Algorithm, start: Start, loop: loops.Finetune) -> tuple[str, ...]:
