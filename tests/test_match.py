@@ -326,3 +326,16 @@ def test_a_change_that_is_none_is_refused(change: str) -> None:
     data = Dataset("made", "test", "made here", "nowhere", "0", None, None, (episode,))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"data\.change"):
         changed(data, [change])
+
+
+def test_states_that_belong_to_no_step_are_not_used(lift_file: Path) -> None:
+    """More rows than actions, as a public set has them."""
+
+    def longer(demo: Any) -> None:
+        states = demo["states"][()]
+        del demo["states"]
+        demo["states"] = np.concatenate([np.zeros((50, states.shape[1])), states])
+
+    path = rewritten(lift_file, "longer", longer, {})
+    ran = CliRunner().invoke(cli, ["data", "check", str(path)])
+    assert ran.exit_code == 0, ran.output

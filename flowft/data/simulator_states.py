@@ -45,7 +45,9 @@ def _demos(file: h5py.File, episodes: Sequence[Episode]) -> Iterator[Stored]:
         name = episode.name if episode.name.startswith("data/") else f"data/{episode.name}"
         demo = file.get(name)
         states = demo.get("states") if isinstance(demo, h5py.Group) else None
-        if isinstance(states, h5py.Dataset) and states.ndim == 2 and states.dtype.kind == "f":
+        if not (isinstance(states, h5py.Dataset) and states.ndim == 2 and states.dtype.kind == "f"):
+            continue
+        if "actions" in demo and len(states) in (len(demo["actions"]), len(demo["actions"]) + 1):  # others belong to no step
             yield Stored(episode, states[()].astype(np.float64))
 
 
