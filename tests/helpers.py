@@ -52,3 +52,12 @@ def agent(network: str = "mlp", config: Config | None = None, seed: int = 0, **s
 
 def batch(size: int = 16, horizon: int = 3) -> Batch:
     return replay(*(episode(7, seed=i) for i in range(4))).sample(size, horizon, offline=True)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Two states, tensor by tensor."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)

@@ -24,7 +24,7 @@ from flowft.train.evaluate import Evaluator
 from flowft.train.origins import checkpoint_recipe
 from flowft.train.settings import Settings, finetune_section
 
-from .helpers import NETS, SPEC, batch, episode, replay
+from .helpers import NETS, SPEC, batch, episode, replay, same
 from .test_cli import TINY, write_hopper
 
 ALGOS = [name for name in registry.names("algos") if not algos.named(name).from_scratch]
@@ -55,15 +55,6 @@ def agent(algo: str, network: str = "mlp", seed: int = 0) -> Any:
     policy = policies.build(found.policy_kind, SPEC, made.networks)
     policy.normalizer.fit(np.full(5, 0.1), np.full(5, 2.0))
     return found(policy, made.critic, finetune_section(made).algo, seed)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Two states, tensor by tensor."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
 
 
 @pytest.fixture(scope="module")

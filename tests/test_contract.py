@@ -22,7 +22,7 @@ from flowft.policies import policy as policies
 from flowft.train.loops import Finetune, Scratch
 from flowft.train.settings import Settings, finetune_section, pretrain_section, train_section
 
-from .helpers import NETS, SPEC, batch
+from .helpers import NETS, SPEC, batch, same
 from .test_cli import TINY, write_hopper
 
 PLUG_IN = "advantage_weighted"
@@ -107,14 +107,6 @@ def steps(algo: Algorithm) -> dict[str, Callable[..., Any]]:
 
 def learned(algo: Algorithm) -> dict[str, Any]:
     return {key: copy.deepcopy(value) for key, value in algo.state_dict().items() if key != "rng"}
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
 
 
 def other(algo: Algorithm) -> Algorithm:

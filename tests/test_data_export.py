@@ -168,7 +168,7 @@ def test_a_lerobot_folder_as_robomimic(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words", "code"),
     [(["OUT"], "a dataset and a path", 2), (["DEMOS", "OUT", "--to", "robomimic", "--fps", "10"], "--fps is for --to lerobot", 2),
-     (["DEMOS", "OUT", "--set", "seed=1"], "only data.", 2), (["nothing.hdf5", "OUT"], "no file 'nothing.hdf5'", 1),
+     (["DEMOS", "OUT", "--set", "seed=1"], "no setting of how data are read", 2), (["nothing.hdf5", "OUT"], "no file 'nothing.hdf5'", 1),
      (["--run", "none", "OUT"], "no run 'none'", 2)],
 )  # fmt: skip
 def test_mistakes(demos: Path, tmp_path: Path, arguments: list[str], words: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,8 @@ import torch
 from flowft import recipe
 from flowft.train import finetune, online, pretrain, run, scratch
 
+from .helpers import same
 from .test_cli import TINY, write_hopper
-from .test_contract import same
 
 SMALL: recipe.Tree = recipe.merge(
     TINY,

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from flowft import recipe
+from flowft.cli import reading
 from flowft.data import source
 from flowft.data.export import FORMATS
-from flowft.data.source import Options
 from flowft.data.spec import Dataset
 from flowft.errors import UsageError
 
@@ -18,7 +17,7 @@ from flowft.errors import UsageError
 @click.argument("places", nargs=-1, required=True, metavar="[ID|PATH] OUT")
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="robomimic: an HDF5 file; lerobot, minari: a folder.")
 @click.option("--run", metavar="NAME", help="Instead of a dataset: the online replay of a run in runs/.")
-@click.option("--set", "assignments", multiple=True, metavar="data.K=V", help="How the dataset is read, as for pretrain. Repeatable.")
+@reading.setting
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="lerobot: steps a second, where the data do not say it.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def export(places: tuple[str, ...], to: str, run: str | None, assignments: tuple[str, ...], fps: float | None, force: bool) -> None:
@@ -30,7 +29,7 @@ def export(places: tuple[str, ...], to: str, run: str | None, assignments: tuple
         raise UsageError(f"{what}; given: {' '.join(places)}", "flowft data export --help")
     if fps is not None and to != "lerobot":
         raise UsageError(f"--fps is for --to lerobot; {to} keeps no rate", "the same command without --fps")
-    dataset = _collected(run, assignments) if run else source.load(places[0], _options(assignments))
+    dataset = _collected(run, assignments) if run else source.load(places[0], reading.options(assignments))
     out = Path(places[-1])
     for line in write(dataset, to, out, fps, force):
         click.echo(f"note: {line}", err=True)
@@ -48,11 +47,3 @@ def _collected(run: str, assignments: tuple[str, ...]) -> Dataset:
     for note in dataset.notes:
         click.echo(f"note: {note}", err=True)
     return dataset
-
-
-def _options(assignments: tuple[str, ...]) -> Options:
-    """The `data` section of what was set; other sections have no use here."""
-    tree = recipe.from_assignments(assignments)
-    if others := [name for name in tree if name != "data"]:
-        raise UsageError(f"--set {others[0]}… has no use here: only data.… says how a dataset is read", "--set data.limit=50")
-    return recipe.build(Options, recipe.section(tree, "data"), "data")
